@@ -39,10 +39,7 @@ impl fmt::Display for Error {
 
 impl Error {
     pub fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 
     /// Code 1: no such device, or the device is lost.
