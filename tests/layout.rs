@@ -24,13 +24,8 @@ const FACES: [&str; 2] = ["ffi", "cuda_ffi"];
 const SEEN_BY_FACES: [&str; 2] = ["error", "engine"];
 
 /// Where `unsafe` may stand: the places that touch C, the kernel, SIMD or the driver.
-const LEAVES: [&str; 5] = [
-    "src/ffi/",
-    "src/gguf/source",
-    "src/device/cpu/pool",
-    "src/device/cpu/simd",
-    "src/device/cuda/",
-];
+const LEAVES: [&str; 5] =
+    ["src/ffi/", "src/gguf/source", "src/device/cpu/pool", "src/device/cpu/simd", "src/device/cuda/"];
 
 /// Files that may be longer than [`LINES`], and why.
 const LONG_FILES: [(&str, &str); 0] = [];
@@ -76,10 +71,7 @@ fn module_of(path: &str) -> String {
 /// The text without line comments. (`//` inside a string cuts that line short, which hides nothing
 /// that these tests look for.)
 fn code(text: &str) -> String {
-    text.lines()
-        .map(|line| line.split("//").next().unwrap_or(""))
-        .collect::<Vec<_>>()
-        .join("\n")
+    text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
 
 /// The top-level modules that `crate::…` paths of this text name, grouped imports included.
@@ -120,9 +112,7 @@ fn group_heads(group: &str) -> Vec<String> {
 }
 
 fn identifier(text: &str) -> String {
-    text.chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect()
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 #[test]
@@ -144,9 +134,7 @@ fn dependencies_point_one_way() {
             let allowed = match rank(&named) {
                 _ if named == module => true,
                 None => true,
-                Some(_) if FACES.contains(&module.as_str()) => {
-                    SEEN_BY_FACES.contains(&named.as_str())
-                }
+                Some(_) if FACES.contains(&module.as_str()) => SEEN_BY_FACES.contains(&named.as_str()),
                 Some(other) => other < own,
             };
             if !allowed {
@@ -160,9 +148,7 @@ fn dependencies_point_one_way() {
 /// A line that opens unsafe code, as opposed to an attribute or a word in a comment.
 fn opens_unsafe(line: &str) -> bool {
     let line = line.split("//").next().unwrap_or("");
-    ["unsafe {", "unsafe impl", "unsafe fn", "unsafe extern"]
-        .iter()
-        .any(|opening| line.contains(opening))
+    ["unsafe {", "unsafe impl", "unsafe fn", "unsafe extern"].iter().any(|opening| line.contains(opening))
 }
 
 /// A comment or doc line near above that says why the code is sound, or what its caller must see to.
