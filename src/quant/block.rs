@@ -33,10 +33,12 @@ pub fn dot<const BYTES: usize, const SUBS: usize, B: Block<BYTES, SUBS>>(_: B, b
         let mut weights = [[0.0; GROUP]; SUBS];
         B::dequantise(block, &mut weights);
         for (w, x) in weights.as_flattened().chunks_exact(LANES).zip(x.chunks_exact(LANES)) {
-            multiply_add(&mut lanes, w, x);
+            if let (Some(w), Some(x)) = (w.first_chunk(), x.first_chunk()) {
+                lanes = multiply_add(lanes, w, x);
+            }
         }
     }
-    fold(lanes)
+    fold(&lanes)
 }
 
 pub fn dot_q8<const BYTES: usize, const SUBS: usize, B: Block<BYTES, SUBS>>(_: B, bytes: &[u8], x: Q8View<'_>) -> f32 {
@@ -48,22 +50,26 @@ fn blocks<const BYTES: usize>(bytes: &[u8]) -> impl Iterator<Item = &[u8; BYTES]
 }
 
 /// `lanes[i] += w[i] * x[i]`, product and sum rounded separately so that every CPU agrees.
+///
+/// Arrays by value: the compiler then keeps them in vector registers.
 #[inline(always)]
-pub fn multiply_add(lanes: &mut [f32; LANES], w: &[f32], x: &[f32]) {
-    for ((lane, w), x) in lanes.iter_mut().zip(w).zip(x) {
-        *lane += w * x;
-    }
+pub fn multiply_add(lanes: [f32; LANES], w: &[f32; LANES], x: &[f32; LANES]) -> [f32; LANES] {
+    std::array::from_fn(|i| lanes[i] + w[i] * x[i])
 }
 
 /// The sum of the lanes, halves upon each other, in an order that never changes.
-#[inline(always)]
-pub fn fold(mut lanes: [f32; LANES]) -> f32 {
+///
+/// Not inlined: next to the loops above, its narrow additions would make the compiler split their
+/// wide ones.
+#[inline(never)]
+pub fn fold(lanes: &[f32; LANES]) -> f32 {
+    let mut sums = *lanes;
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            sums[i] += sums[i + width];
         }
         width /= 2;
     }
-    lanes[0]
+    sums[0]
 }

@@ -1,7 +1,7 @@
 //! The types that are not quantised: F32, F16 and BF16.
 //!
-//! A row may have any length. Sixteen partial sums take the weights in turn; the last, incomplete
-//! sixteen go through the same sums, so the result does not depend on how a row is cut into calls.
+//! A row may have any length. Sixteen partial sums take the weights in turn, and the last,
+//! incomplete sixteen weights too: zeros fill them up, which changes no sum.
 
 use super::bits::f16_to_f32;
 use super::block::{LANES, fold, multiply_add};
@@ -48,25 +48,31 @@ pub fn dot<const BYTES: usize, F: Float<BYTES>>(_: F, bytes: &[u8], x: &[f32]) -
     for (group, x) in groups.by_ref().zip(xs.by_ref()) {
         let mut weights = [0.0; LANES];
         read::<BYTES, F>(group, &mut weights);
-        multiply_add(&mut lanes, &weights, x);
+        if let Some(x) = x.first_chunk() {
+            lanes = multiply_add(lanes, &weights, x);
+        }
     }
-    let mut weights = [0.0; LANES];
+    let (mut weights, mut rest) = ([0.0; LANES], [0.0; LANES]);
     read::<BYTES, F>(groups.remainder(), &mut weights);
-    multiply_add(&mut lanes, &weights, xs.remainder());
-    fold(lanes)
+    rest[..xs.remainder().len()].copy_from_slice(xs.remainder());
+    lanes = multiply_add(lanes, &weights, &rest);
+    fold(&lanes)
 }
 
 /// The product with quantised activations, which are read back as floats: there is no integer
 /// arithmetic to gain, but a caller need not ask which type a tensor has.
 pub fn dot_q8<const BYTES: usize, F: Float<BYTES>>(_: F, bytes: &[u8], x: Q8View<'_>) -> f32 {
-    let mut sum = 0.0;
+    let mut lanes = [0.0; LANES];
     for (group, [x]) in bytes.chunks_exact(GROUP * BYTES).zip(x.blocks::<1>()) {
-        let mut weights = [0.0; GROUP];
-        read::<BYTES, F>(group, &mut weights);
-        let products = weights.iter().zip(x.qs).map(|(w, &q)| w * f32::from(q));
-        sum += x.scale * products.sum::<f32>();
+        for (half, qs) in group.chunks_exact(LANES * BYTES).zip(x.qs.chunks_exact(LANES)) {
+            let mut weights = [0.0; LANES];
+            read::<BYTES, F>(half, &mut weights);
+            if let Some(qs) = qs.first_chunk::<LANES>() {
+                lanes = multiply_add(lanes, &weights, &qs.map(|q| x.scale * f32::from(q)));
+            }
+        }
     }
-    sum
+    fold(&lanes)
 }
 
 #[inline(always)]
