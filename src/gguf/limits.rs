@@ -8,16 +8,16 @@
 
 /// Bytes of everything before the tensors' data. Offsets into it fit 32 bits.
 pub const METADATA_BYTES: u64 = 256 << 20;
-/// Keys in a part.
-pub const KEYS: u64 = 65_536;
+/// Keys in a part; models have some fifty.
+pub const KEYS: u64 = 16_384;
 /// Bytes of a key, as the format has it.
 pub const KEY_BYTES: u64 = 65_535;
 /// Bytes of a string value.
 pub const STRING_BYTES: u64 = 16 << 20;
 /// Elements of an array.
 pub const ARRAY_LEN: u64 = 16 << 20;
-/// Tensors in all parts together.
-pub const TENSORS: u64 = 65_536;
+/// Tensors in all parts together; models have some thousand.
+pub const TENSORS: u64 = 16_384;
 /// Bytes of a tensor's name; the format has 64.
 pub const NAME_BYTES: u64 = 128;
 /// Dimensions of a tensor.

@@ -208,13 +208,21 @@ fn index(tensors: &[Tensor]) -> Result<Vec<u32>> {
 
 /// Names the file in an error.
 fn within<T>(path: &Path, result: Result<T>) -> Result<T> {
-    result.map_err(|e| Error::new(e.code(), format!("{}: {}", path.display(), e.reason())))
+    result.map_err(|e| Error::new(e.code(), format!("{}: {}", shown(path), e.reason())))
 }
 
 /// A name out of a file for a message: escaped, and cut if it is long.
 pub fn quoted(name: &str) -> String {
-    const SHOWN: usize = 80;
-    match name.char_indices().nth(SHOWN) {
+    quoted_within(name, 80)
+}
+
+/// A path for a message, likewise.
+fn shown(path: &Path) -> String {
+    quoted_within(&path.to_string_lossy(), 512)
+}
+
+fn quoted_within(name: &str, chars: usize) -> String {
+    match name.char_indices().nth(chars) {
         Some((cut, _)) => format!("{:?}… ({} bytes)", &name[..cut], name.len()),
         None => format!("{name:?}"),
     }

@@ -13,6 +13,8 @@ use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
 
+use super::shown;
+
 /// Where a tensor's bytes are: a part, and an extent that was checked to lie inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorRef {
@@ -40,26 +42,26 @@ pub(super) enum Part {
 impl Part {
     /// Opens and maps a regular file. A FIFO or a device neither blocks nor is read.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        let failed = |what: &str, e: std::io::Error| Error::load(format!("cannot {what} {}: {e}", shown(path)));
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(path)
-            .map_err(|e| Error::load(format!("cannot open {}: {e}", path.display())))?;
-        let facts = file.metadata().map_err(|e| Error::load(format!("cannot examine {}: {e}", path.display())))?;
+            .map_err(|e| failed("open", e))?;
+        let facts = file.metadata().map_err(|e| failed("examine", e))?;
         if !facts.is_file() {
-            return Err(Error::load(format!("{} is not a regular file", path.display())));
+            return Err(Error::load(format!("{} is not a regular file", shown(path))));
         }
-        let len = usize::try_from(facts.len()).map_err(|_| {
-            Error::load(format!("{} is too large for this machine: {} bytes", path.display(), facts.len()))
-        })?;
-        if len == 0 {
-            return Err(Error::load(format!("{} is empty", path.display())));
+        let bytes = facts.len();
+        if bytes == 0 {
+            return Err(Error::load(format!("{} is empty", shown(path))));
         }
+        let len = usize::try_from(bytes)
+            .map_err(|_| Error::load(format!("{} is too large to map: {bytes} bytes", shown(path))))?;
         // SAFETY: the mapping is private and read-only, and only ever seen as plain bytes. Another
         // process that changes the file changes weights; one that shortens it makes a later access
         // fault, which the documentation of the CPU device states.
-        let map = unsafe { MmapOptions::new().len(len).map(&file) }
-            .map_err(|e| Error::load(format!("cannot map {}: {e}", path.display())))?;
+        let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(|e| failed("map", e))?;
         Ok(Self::File { file, map })
     }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-use super::limits;
 use super::metadata::Metadata;
+use super::{limits, shown};
 
 /// What a part says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +46,8 @@ impl Split {
             return Ok(());
         }
         Err(Error::load(format!(
-            "the file says that it is part {} of {} (\"split.no\", \"split.count\"), and part {} of \
-             {count} is wanted; a split model is opened by its first part",
+            "metadata keys \"split.no\" and \"split.count\" say part {} of {}, and part {} of {count} is wanted \
+             here; a split model is opened by its first part",
             self.no + 1,
             self.count,
             no + 1
@@ -61,7 +61,7 @@ pub(super) fn sibling(first: &Path, no: u16, count: u16) -> Result<PathBuf> {
     let stem = first.as_os_str().as_bytes().strip_suffix(own.as_bytes()).ok_or_else(|| {
         Error::load(format!(
             "metadata key \"split.count\" is {count}, but the name of {} does not end in {own}",
-            first.display()
+            shown(first)
         ))
     })?;
     let mut path = stem.to_vec();

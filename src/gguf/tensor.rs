@@ -102,23 +102,19 @@ pub(super) fn place(tensors: &mut [Tensor], data_start: u64, alignment: u64, fil
     let mut end = data_start.min(file_len);
     for tensor in tensors {
         let TensorRef { offset, bytes, .. } = tensor.data;
-        let name = quoted(&tensor.name);
+        let fail = |why: String| Error::load(format!("tensor {}: {why}", quoted(&tensor.name)));
         if !offset.is_multiple_of(alignment) {
-            return Err(Error::load(format!(
-                "tensor {name}: offset {offset} is no multiple of the alignment {alignment}"
-            )));
+            return Err(fail(format!("offset {offset} is no multiple of the alignment {alignment}")));
         }
         if offset != expected {
             let fault = if offset < expected { "an overlap" } else { "a gap" };
-            return Err(Error::load(format!("tensor {name}: offset {offset} where {expected} is next: {fault}")));
+            return Err(fail(format!("offset {offset} where {expected} is next: {fault}")));
         }
-        let past = data_start.checked_add(offset).and_then(|start| Some((start, start.checked_add(bytes)?)));
-        let (start, stop) = past.filter(|&(_, stop)| stop <= file_len).ok_or_else(|| {
-            Error::load(format!(
-                "tensor {name}: {bytes} bytes at {offset} in the data, which starts at \
-                     {data_start}, end after the file's {file_len} bytes"
-            ))
-        })?;
+        let start = data_start.saturating_add(offset);
+        let stop = start
+            .checked_add(bytes)
+            .filter(|&stop| stop <= file_len)
+            .ok_or_else(|| fail(format!("the file is truncated: {bytes} bytes at {start} end after its {file_len}")))?;
         tensor.data.offset = start;
         end = stop;
         expected = (offset + bytes).next_multiple_of(alignment);
