@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
     refused("T7 2^32 twice", Q, |f| floats(f, &[1 << 32, 1 << 32])),
     refused("T7 2^31, 2^31, 4", Q, |f| floats(f, &[1 << 31, 1 << 31, 4])),
     refused("T7 bytes wrap, weights do not", Q, |f| floats(f, &[1 << 40, 1 << 22])),
-    refused("T8 sums that wrap", "type 24", |f| {
+    refused("T8 sums that wrap", Q, |f| {
         for name in [Q, LAST] {
             let row = f.tensor(name);
             (row.ty, row.dims) = (24, vec![0x7fff_ffff_ffff_ffc0]);
