@@ -11,3 +11,5 @@ pub mod model;
 pub mod plan;
 #[doc(hidden)]
 pub mod quant;
+#[doc(hidden)]
+pub mod token;
