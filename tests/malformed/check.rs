@@ -37,7 +37,7 @@ fn load(bytes: &[u8]) -> Result<(), Error> {
 
 /// Reads every value and every weight's last byte.
 fn visit(gguf: &Gguf) -> Result<(), Error> {
-    gguf.architecture()?;
+    worker_orcd::model::build(gguf, None)?;
     let metadata = gguf.metadata();
     for key in metadata.keys() {
         if let Ok(Some(strings)) = metadata.strings(key) {

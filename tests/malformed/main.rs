@@ -1,7 +1,8 @@
 //! Any bytes as a model give a model or code 3 with a reason, within 50 ms and little memory.
 //!
 //! Named cases are tables of faults put into a sound file; the systematic layer tries what no table
-//! lists. Letters as in the cases' names: H header, K metadata, T tensor table, D data and files.
+//! lists. Letters as in the cases' names: H header, K metadata, T tensor table, D data and files,
+//! P hyperparameters.
 
 mod case;
 mod check;
@@ -9,6 +10,7 @@ mod files;
 #[path = "../forge/mod.rs"]
 mod forge;
 mod header;
+mod hyper;
 mod large;
 mod metadata;
 mod systematic;
@@ -18,7 +20,7 @@ use case::Case;
 use check::alone;
 
 fn all_cases() -> impl Iterator<Item = &'static Case> {
-    header::CASES.iter().chain(metadata::CASES).chain(tensors::CASES)
+    header::CASES.iter().chain(metadata::CASES).chain(tensors::CASES).chain(hyper::CASES)
 }
 
 #[test]
