@@ -2,7 +2,7 @@
 //!
 //! Named cases are tables of faults put into a sound file; the systematic layer tries what no table
 //! lists. Letters as in the cases' names: H header, K metadata, T tensor table, D data and files,
-//! P hyperparameters.
+//! P hyperparameters, V vocabulary.
 
 mod case;
 mod check;
@@ -15,12 +15,13 @@ mod large;
 mod metadata;
 mod systematic;
 mod tensors;
+mod vocab;
 
 use case::Case;
 use check::alone;
 
 fn all_cases() -> impl Iterator<Item = &'static Case> {
-    header::CASES.iter().chain(metadata::CASES).chain(tensors::CASES).chain(hyper::CASES)
+    header::CASES.iter().chain(metadata::CASES).chain(tensors::CASES).chain(hyper::CASES).chain(vocab::CASES)
 }
 
 #[test]

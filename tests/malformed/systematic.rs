@@ -17,8 +17,8 @@ fn foreign() -> Vec<u8> {
 
 /// A reason says where to look: a key, a tensor, or a part of the header.
 fn names_a_culprit(what: &str, outcome: &Outcome) {
-    const CULPRITS: [&str; 8] =
-        ["metadata key", "tensor", "magic", "version", "number of", "general.", "llama.", "heads"];
+    const CULPRITS: [&str; 9] =
+        ["metadata key", "tensor", "magic", "version", "number of", "general.", "llama.", "heads", "tokenizer."];
     if let Outcome::Refused(reason) = outcome {
         assert!(CULPRITS.iter().any(|c| reason.contains(c)), "{what}: {reason}");
     }
