@@ -1,16 +1,16 @@
 //! Files that are as large as the limits allow, made of whatever costs the reader most.
 
 use crate::check::{Outcome, alone, check_path};
+use crate::folder::Folder;
 use crate::forge::{GgufFile, Key, Row, STR, Value, llama};
 
 fn loads(what: &str, file: &GgufFile) {
+    let folder = Folder::new(what);
     let bytes = file.bytes();
-    let path = std::env::temp_dir().join(format!("worker-orcd-{what}-{}.gguf", std::process::id()));
-    std::fs::write(&path, &bytes).expect("a file for the test");
+    let path = folder.write("large.gguf", &bytes);
     let len = bytes.len();
     drop(bytes);
     let outcome = check_path(what, &path, len);
-    std::fs::remove_file(&path).expect("the file");
     assert!(matches!(outcome, Outcome::Loaded), "{what}: {outcome:?}");
 }
 
