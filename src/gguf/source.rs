@@ -94,6 +94,12 @@ impl Source {
         Self { parts }
     }
 
+    /// A part that is no file: weights that a test has made.
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self::new(vec![Part::Memory(bytes)])
+    }
+
     /// The bytes of a tensor, without copying. Empty for a reference that is not of this source.
     pub fn bytes(&self, r: &TensorRef) -> &[u8] {
         self.parts.get(usize::from(r.part)).and_then(|p| slice(p.as_bytes(), r.offset, r.bytes)).unwrap_or_default()

@@ -1,0 +1,86 @@
+//! Matrix products over the batch's rows, cut into tiles for the threads.
+//!
+//! How the tiles are cut depends on the number of rows and of threads; no value does, because a kernel
+//! gives an element the same bits in any tile.
+
+use super::buffers::{Room, TILE_ELEMENTS};
+use super::pool::{Grid, Pool, Tile};
+use super::simd::{Form, Input, Isa};
+use super::weights::ModelWeights;
+use crate::model::{Linear, WeightId};
+use crate::plan::Plan;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What every step needs and none changes.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub plan: &'a Plan,
+    pub weights: &'a ModelWeights,
+    pub pool: &'a Pool,
+    pub isa: Isa,
+}
+
+/// Bytes of activations that a tile may read, so that they stay in a core's cache.
+const INPUT_BYTES: usize = 256 << 10;
+
+impl Context<'_> {
+    /// The form of the activations that a linear's kernel reads.
+    pub fn form(&self, weight: WeightId) -> Form {
+        self.isa.form(self.plan.weight(weight).ty)
+    }
+
+    /// How large the tiles of a product [rows, outputs] are.
+    pub fn block(&self, rows: usize, outputs: usize, cols: usize) -> [usize; 2] {
+        if rows <= 8 {
+            let share = outputs / (4 * self.pool.threads());
+            return [rows.max(1), share.next_multiple_of(16).clamp(16, 256)];
+        }
+        let fitting = INPUT_BYTES / cols.max(1) / 8 * 8;
+        [fitting.clamp(16, TILE_ELEMENTS / 32).min(rows), 32]
+    }
+
+    /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.
+    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, row: &mut [f32]) {
+        let cols = tile.cols();
+        let first = linear.rows.start;
+        let weights = self.weights.rows(linear.weight, expert, first + cols.start..first + cols.end);
+        self.isa.matmul(weights, input.rows(tile.rows()), tile, row);
+        if let Some(bias) = self.weights.bias(linear, expert, cols) {
+            for t in 0..tile.rows().len() {
+                tile.row(t).iter_mut().zip(bias).for_each(|(out, b)| *out += b);
+            }
+        }
+    }
+
+    /// out [rows, linear.rows] = linear(input)
+    pub fn linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
+        let width = linear.rows.len();
+        let block = self.block(out.len() / width.max(1), width, input.cols);
+        self.pool.each(Grid::new(out, width, width, block), |thread, _, mut tile| {
+            self.tile(linear, 0, input, &mut tile, &mut room(rooms, thread).row);
+        });
+    }
+
+    /// out += linear(input)
+    pub fn add_linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
+        let width = linear.rows.len();
+        let block = self.block(out.len() / width.max(1), width, input.cols);
+        self.pool.each(Grid::new(out, width, width, block), |thread, _, mut out| {
+            let room = &mut *room(rooms, thread);
+            let mut tile = Tile::like(&mut room.tile, &out);
+            self.tile(linear, 0, input, &mut tile, &mut room.row);
+            for t in 0..out.rows().len() {
+                add(out.row(t), tile.row(t));
+            }
+        });
+    }
+}
+
+/// What a thread has for itself.
+pub fn room(rooms: &[Mutex<Room>], thread: usize) -> MutexGuard<'_, Room> {
+    rooms[thread].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn add(to: &mut [f32], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
