@@ -1,10 +1,12 @@
 //! The sound model that the faults are put into: family llama, one layer, some 100 KB.
 //!
-//! Byte-level BPE with two merges and an end token; weights of four types, small and fixed, so that
-//! it loads and generates.
+//! Byte-level BPE with two merges and an end token, or SentencePiece; an embedding of a few rows more;
+//! weights of four types, small and fixed, so that it loads and generates.
 
 use super::{GgufFile, Key, Row, Value};
 
+/// Rows of the embedding: more than there are tokens, as in many published files.
+pub const ROWS: usize = 264;
 const WIDTH: u64 = 64;
 const FFN: u64 = 96;
 const KV_WIDTH: u64 = 32;
@@ -29,6 +31,34 @@ fn byte_text(byte: u8) -> String {
     char::from_u32(code).map(String::from).unwrap_or_default()
 }
 
+/// The tokens of the other kind: three special ones, every byte by its number, and two pieces.
+pub fn pieces() -> Vec<String> {
+    let special = ["<unk>", "<s>", "</s>"].map(String::from);
+    let bytes = (0..=255).map(|b: u8| format!("<0x{b:02X}>"));
+    special.into_iter().chain(bytes).chain(["\u{2581}", "\u{2581}the"].map(String::from)).collect()
+}
+
+/// Gives a file a tokenizer of the other kind.
+pub fn sentence_piece(file: &mut GgufFile) {
+    let pieces = pieces();
+    let types: Vec<i32> = (0..pieces.len())
+        .map(|i| match i {
+            0 => 2,
+            1 | 2 => 3,
+            3..=258 => 6,
+            _ => 1,
+        })
+        .collect();
+    file.set("tokenizer.ggml.model", Value::str("llama"));
+    file.set("tokenizer.ggml.tokens", Value::strs(&pieces));
+    file.set("tokenizer.ggml.token_type", Value::i32s(&types));
+    file.set("tokenizer.ggml.scores", Value::f32s(&vec![-1.0; pieces.len()]));
+    file.set("tokenizer.ggml.bos_token_id", Value::u32(1));
+    file.set("tokenizer.ggml.eos_token_id", Value::u32(2));
+    file.remove("tokenizer.ggml.merges");
+    file.remove("tokenizer.ggml.pre");
+}
+
 pub fn model() -> GgufFile {
     GgufFile::new(keys(), tensors())
 }
@@ -51,7 +81,7 @@ fn keys() -> Vec<Key> {
         ("llama.attention.layer_norm_rms_epsilon", Value::f32(1e-5)),
         ("llama.rope.freq_base", Value::f32(10_000.0)),
         ("llama.rope.dimension_count", Value::u32(16)),
-        ("llama.vocab_size", Value::u32(tokens.len() as u32)),
+        ("llama.vocab_size", Value::u32(ROWS as u32)),
         ("tokenizer.ggml.model", Value::str("gpt2")),
         ("tokenizer.ggml.pre", Value::str("gpt-2")),
         ("tokenizer.ggml.bos_token_id", end.clone()),
@@ -65,9 +95,8 @@ fn keys() -> Vec<Key> {
 }
 
 fn tensors() -> Vec<Row> {
-    let vocab = tokens().len() as u64;
     vec![
-        row("token_embd.weight", &[WIDTH, vocab], F16),
+        row("token_embd.weight", &[WIDTH, ROWS as u64], F16),
         row("blk.0.attn_norm.weight", &[WIDTH], F32),
         row("blk.0.attn_q.weight", &[WIDTH, WIDTH], Q8_0),
         row("blk.0.attn_k.weight", &[WIDTH, KV_WIDTH], Q8_0),

@@ -117,6 +117,11 @@ impl Value {
         Self::array(I32, values.len() as u64, elements)
     }
 
+    pub fn f32s(values: &[f32]) -> Self {
+        let elements: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::array(F32, values.len() as u64, elements)
+    }
+
     /// Offsets and widths of the integers at the value's start.
     fn integers(&self) -> Vec<(usize, usize)> {
         match self.kind {

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use worker_orcd::error::{Error, ErrorCode};
 use worker_orcd::gguf::Gguf;
+use worker_orcd::token::{Encode, Tokenizer};
 
 const TIME_MAX: Duration = Duration::from_millis(50);
+const PROMPT: &str = "the thé <|end|> \u{1f600}";
 /// A busy machine may stop us for longer than a load takes; only a load that is slow every time is.
 const ATTEMPTS: usize = 5;
 const MEMORY_MAX_BYTES: usize = 16 << 20;
@@ -35,19 +37,21 @@ fn load(bytes: &[u8]) -> Result<(), Error> {
     visit(&Gguf::from_bytes(bytes.to_vec())?)
 }
 
-/// Reads every value and every weight's last byte.
+/// Builds what an engine needs of the file, and reads the last byte of every weight.
 fn visit(gguf: &Gguf) -> Result<(), Error> {
-    gguf.architecture()?;
-    let metadata = gguf.metadata();
-    for key in metadata.keys() {
-        if let Ok(Some(strings)) = metadata.strings(key) {
-            assert_eq!(strings.iter_bytes().count(), strings.len(), "{key}");
-        }
-    }
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
+    let spec = worker_orcd::model::build(gguf, None)?;
+    let plan = worker_orcd::plan::lower(&spec, Vec::new());
+    assert!(plan.weight_bytes() > 0);
     for tensor in gguf.tensors() {
         let bytes = gguf.source().bytes(&tensor.data);
         assert_eq!(bytes.len() as u64, tensor.data.bytes, "{}", tensor.name);
         assert_ne!(bytes.last(), None, "{}", tensor.name);
+    }
+    // A damaged vocabulary may lack bytes of the prompt, which is the prompt's fault then.
+    if let Ok(ids) = tokenizer.encode(PROMPT, Encode { add_special: true, parse_special: true }) {
+        assert!(ids.iter().all(|&id| (id as usize) < tokenizer.n_tokens()));
+        tokenizer.decode(&ids);
     }
     Ok(())
 }

@@ -5,31 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::check::{Outcome, alone, check_path};
+use crate::folder::Folder;
 use crate::forge::{GgufFile, U16, Value, llama};
-
-/// A folder of its own for a test, gone afterwards.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("worker-orcd-{test}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, bytes).expect("a file for the test");
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let removed = fs::remove_dir_all(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "{removed:?}");
-    }
-}
 
 fn refused(what: &str, path: &Path, culprit: &str) {
     match check_path(what, path, 0) {

@@ -27,7 +27,12 @@ fn data(file: &mut GgufFile, name: &str, fill: impl Fn(usize) -> u8) {
 }
 
 pub const CASES: &[Case] = &[
-    loads("T1 64 bytes", |f| f.tensor(Q).name = vec![b'a'; 64]),
+    loads("T1 128 bytes, unused", |f| {
+        let mut more = f.tensor(LAST).clone();
+        more.name = vec![b'a'; 128];
+        f.tensors.push(more);
+    }),
+    refused("T1 another", Q, |f| f.tensor(Q).name = vec![b'a'; 64]),
     refused("T1 129 bytes", "tensor's name", |f| f.tensor(Q).name = vec![b'a'; 129]),
     refused("T1 2^64-1", "tensor's name", |f| f.tensor(Q).name_len = Some(u64::MAX)),
     refused("T1 empty", "tensor's name", |f| f.tensor(Q).name = Vec::new()),

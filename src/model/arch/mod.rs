@@ -48,5 +48,18 @@ pub fn build(gguf: &Gguf, context: Option<usize>) -> Result<ModelSpec> {
         let n = spec.layers.len();
         return Err(Error::load(format!("{arch}.block_count is {n}, but the file has the tensor {}", t.name)));
     }
+    check_tokens(gguf, spec.n_vocab)?;
     Ok(spec)
+}
+
+/// A token without a row would be looked up beyond the embedding's end; rows without a token are usual.
+fn check_tokens(gguf: &Gguf, rows: usize) -> Result<()> {
+    let key = "tokenizer.ggml.tokens";
+    match gguf.metadata().strings(key)? {
+        Some(tokens) if tokens.len() > rows => {
+            let n = tokens.len();
+            Err(Error::load(format!("{key} has {n} tokens, but token_embd.weight only {rows} rows")))
+        }
+        _ => Ok(()),
+    }
 }
