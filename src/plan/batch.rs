@@ -106,6 +106,7 @@ pub enum Output {
     Nothing,
     Token(u32),
     Logits(Vec<f32>),
-    /// The logits held a NaN, or no number that could win: the sequence cannot go on.
+    /// The logits held a NaN, or no number that could win: the sequence cannot go on. [`Tokens::Sampled`] of a batch that was
+    /// submitted before this was seen is then any id below n_vocab.
     Poisoned,
 }
