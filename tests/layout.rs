@@ -151,6 +151,25 @@ fn dependencies_point_one_way() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A device reads weights through `gguf::Source`; what the file says about itself is behind it.
+#[test]
+fn devices_see_no_metadata() {
+    let mut wrong = Vec::new();
+    for (path, text) in files("src/device", &["rs"]) {
+        if path.contains("/tests") {
+            continue; // a fixture reads a file to have a plan
+        }
+        let text = code(&text);
+        for (at, found) in text.match_indices("crate::gguf") {
+            let rest = &text[at + found.len()..];
+            if !rest.starts_with("::Source") && !rest.starts_with("::{Source}") {
+                wrong.push(format!("{path}: {}", rest.lines().next().unwrap_or("")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// A line that opens unsafe code, as opposed to an attribute or a word in a comment.
 fn opens_unsafe(line: &str) -> bool {
     let line = line.split("//").next().unwrap_or("");
