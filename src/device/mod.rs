@@ -6,6 +6,9 @@
 
 pub mod cpu;
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use crate::error::Result;
 use crate::gguf::Source;
 use crate::plan::{Batch, Limits, Output, Plan};
