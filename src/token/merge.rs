@@ -1,16 +1,16 @@
 //! The merging of neighbours, which both kinds of tokenizer share.
 //!
 //! Symbols are a doubly linked list over one text; the best pair merges first, the leftmost of equals
-//! before the others. A heap of candidates makes it O(n log n) whatever the text: an entry is stale if
-//! the length that the pair spans has changed, because a symbol only ever grows. The two kinds differ
-//! in what a pair is worth, nothing else.
+//! before the others. A heap of candidates makes it O(n log n) whatever the text. A candidate is 64 bits,
+//! the pair's key and place; each symbol knows the key of the pair that it now begins, so a candidate
+//! is stale if the two differ. The two kinds differ in what a pair is worth, nothing else.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::error::{Error, Result};
 
-/// No symbol, and no token.
+/// No symbol, no token, and no merge.
 pub const NONE: u32 = u32::MAX;
 
 /// A run of the text that is one token, or (id `NONE`) one character that is none.
@@ -22,21 +22,22 @@ pub struct Symbol {
     pub len: u32,
     prev: u32,
     next: u32,
+    /// What it merges into with its right neighbour, and that pair's key.
+    merged: u32,
+    key: u32,
 }
 
-/// What a pair of neighbours is worth: the key (lower is better) and the merged token.
+/// What a pair of neighbours is worth: the key (lower is better, below `NONE`) and the merged token.
 pub trait Pairs {
     fn merged(&self, left: &Symbol, right: &Symbol) -> Option<(u32, u32)>;
 }
-
-/// (key, position of the left symbol, bytes of the pair, merged token)
-type Candidate = Reverse<(u32, u32, u32, u32)>;
 
 /// The working memory of one call, kept between pieces.
 #[derive(Default)]
 pub struct Merger {
     symbols: Vec<Symbol>,
-    heap: BinaryHeap<Candidate>,
+    /// The key in the upper half, the left symbol's place in the lower.
+    heap: BinaryHeap<Reverse<u64>>,
 }
 
 impl Merger {
@@ -62,21 +63,24 @@ impl Merger {
             }
             None => (NONE, 0),
         };
-        self.symbols.push(Symbol { id, start, len, prev, next: NONE });
+        self.symbols.push(Symbol { id, start, len, prev, next: NONE, merged: NONE, key: NONE });
     }
 
     /// Merges until no pair is worth anything; what is left is given by `symbols`.
     pub fn run(&mut self, pairs: &impl Pairs) {
         let mut candidates = std::mem::take(&mut self.heap).into_vec();
         candidates.clear();
-        let first = (0..self.symbols.len() as u32).filter_map(|i| self.candidate(i, pairs));
-        candidates.extend(first);
+        candidates.extend((0..self.symbols.len() as u32).filter_map(|i| self.candidate(i, pairs)));
         self.heap = BinaryHeap::from(candidates);
-        while let Some(Reverse((_, left, len, id))) = self.heap.pop() {
-            if self.merge(left, len, id) {
+        while let Some(Reverse(candidate)) = self.heap.pop() {
+            let (key, left) = ((candidate >> 32) as u32, candidate as u32);
+            if self.symbols[left as usize].key == key {
+                self.merge(left);
                 let prev = self.symbols[left as usize].prev;
-                let around = [prev, left].map(|i| self.candidate(i, pairs));
-                self.heap.extend(around.into_iter().flatten());
+                for index in [prev, left] {
+                    let candidate = self.candidate(index, pairs);
+                    self.heap.extend(candidate);
+                }
             }
         }
     }
@@ -86,31 +90,29 @@ impl Merger {
         self.symbols.iter().filter(|s| s.len > 0)
     }
 
-    fn candidate(&self, left: u32, pairs: &impl Pairs) -> Option<Candidate> {
-        let symbol = self.symbols.get(left as usize)?;
-        let right = self.symbols.get(symbol.next as usize)?;
-        let (key, id) = pairs.merged(symbol, right)?;
-        Some(Reverse((key, left, symbol.len + right.len, id)))
+    /// Looks up what the symbol and its right neighbour are worth now.
+    fn candidate(&mut self, index: u32, pairs: &impl Pairs) -> Option<Reverse<u64>> {
+        let left = self.symbols.get(index as usize)?;
+        let worth = self.symbols.get(left.next as usize).and_then(|right| pairs.merged(left, right));
+        let (key, merged) = worth.unwrap_or((NONE, NONE));
+        let left = &mut self.symbols[index as usize];
+        (left.key, left.merged) = (key, merged);
+        worth.map(|_| Reverse(u64::from(key) << 32 | u64::from(index)))
     }
 
-    /// False if the candidate is stale.
-    fn merge(&mut self, left: u32, len: u32, id: u32) -> bool {
-        let Symbol { len: left_len, next: right, .. } = self.symbols[left as usize];
-        let Some(&Symbol { len: right_len, next, .. }) = self.symbols.get(right as usize) else {
-            return false;
-        };
-        if left_len == 0 || left_len + right_len != len {
-            return false;
-        }
-        self.symbols[right as usize].len = 0;
+    /// Merges a symbol with its right neighbour, which it has: its key says so.
+    fn merge(&mut self, left: u32) {
+        let right = self.symbols[left as usize].next;
+        let Some(gone) = self.symbols.get_mut(right as usize) else { return };
+        let (len, next) = (gone.len, gone.next);
+        (gone.len, gone.key) = (0, NONE);
         if let Some(after) = self.symbols.get_mut(next as usize) {
             after.prev = left;
         }
         let symbol = &mut self.symbols[left as usize];
-        symbol.id = id;
-        symbol.len = len;
+        symbol.id = symbol.merged;
+        symbol.len += len;
         symbol.next = next;
-        true
     }
 }
 
