@@ -139,3 +139,25 @@ fn prompts_of_real_models() {
         assert_eq!(got, ids(&likelihood["ids"]), "{name}: likelihood");
     }
 }
+
+/// The worst texts for a tokenizer are long runs: none may cost more than its length's worth.
+#[test]
+fn a_mebibyte_of_one_letter_takes_less_than_a_second() {
+    const BYTES: usize = 1 << 20;
+    for name in ["qwen2", "llama-spm"] {
+        let path = folder("WORKER_ORCD_VOCABS", "shared/vocabs").join(format!("ggml-vocab-{name}.gguf"));
+        let tokenizer = tokenizer(&path);
+        for unit in ["a", " ", "\n", "7", "=", "😀", "\u{301}", "ab", "<|im_", "</s>", " a"] {
+            let text = unit.repeat(BYTES / unit.len());
+            let quick = |_| {
+                let start = std::time::Instant::now();
+                let ids = tokenizer.encode(&text, PLAIN).unwrap();
+                let elapsed = start.elapsed();
+                assert_eq!(tokenizer.decode(&ids), text.as_bytes(), "{name}: {unit:?}");
+                elapsed.as_secs_f32() < 1.0
+            };
+            // A busy machine may stop us for longer than that; only what is slow every time is slow.
+            assert!((0..3).any(quick), "{name}: {unit:?}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use super::merge::{Merger, NONE, Pairs, Symbol};
 use super::pre::Pre;
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
+use crate::gguf::{Strings, quoted};
 
 pub struct Bpe {
     pre: Pre,
@@ -30,12 +31,12 @@ impl Pairs for Merges {
 
 impl Bpe {
     /// `merges` are the texts of `tokenizer.ggml.merges`, the best first.
-    pub fn new(pre: Pre, vocab: &Vocab, merges: &[&[u8]]) -> Result<Self> {
+    pub fn new(pre: Pre, vocab: &Vocab, merges: &Strings<'_>) -> Result<Self> {
         let mut table = HashMap::new();
         table.try_reserve(merges.len()).map_err(|_| Error::memory(format!("no memory for {} merges", merges.len())))?;
         let mut skipped = 0;
         let mut whole = vec![];
-        for (rank, merge) in merges.iter().enumerate() {
+        for (rank, merge) in merges.iter_bytes().enumerate() {
             match resolve(vocab, merge, rank, &mut whole)? {
                 Some((left, right, id)) => {
                     table.entry((left, right)).or_insert((rank as u32, id));
@@ -88,8 +89,8 @@ fn resolve(vocab: &Vocab, merge: &[u8], rank: usize, whole: &mut Vec<u8>) -> Res
     let at = merge.iter().skip(1).position(|&b| b == b' ').map(|i| i + 1);
     let Some(at) = at.filter(|&at| at + 1 < merge.len()) else {
         return Err(Error::load(format!(
-            "tokenizer.ggml.merges[{rank}] is {:?}, not two halves with a space between them",
-            String::from_utf8_lossy(&merge[..merge.len().min(64)])
+            "tokenizer.ggml.merges[{rank}] is {}, not two halves with a space between them",
+            quoted(&String::from_utf8_lossy(merge))
         )));
     };
     whole.clear();

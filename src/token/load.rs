@@ -5,7 +5,7 @@
 //! missing, with a warning. Everything else that is wrong is an error.
 
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, Strings};
 
 pub const MODEL: &str = "tokenizer.ggml.model";
 pub const PRE: &str = "tokenizer.ggml.pre";
@@ -26,14 +26,13 @@ const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const MOST_TOKENS: usize = 4 << 20;
 
 /// The keys' values; `None` where the file is silent.
-#[derive(Clone, Default)]
 pub struct VocabData<'a> {
     pub model: &'a str,
     pub pre: Option<&'a str>,
-    pub tokens: Vec<&'a [u8]>,
+    pub tokens: Strings<'a>,
     pub scores: Option<Vec<f32>>,
     pub types: Option<Vec<i32>>,
-    pub merges: Option<Vec<&'a [u8]>>,
+    pub merges: Option<Strings<'a>>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub eot: Option<u32>,
@@ -48,7 +47,7 @@ pub struct VocabData<'a> {
 
 impl<'a> VocabData<'a> {
     pub fn read(m: &'a Metadata) -> Result<Self> {
-        let tokens = strings(m, TOKENS)?.ok_or_else(|| missing(TOKENS))?;
+        let tokens = m.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
         let n_tokens = tokens.len();
         if n_tokens == 0 || n_tokens > MOST_TOKENS {
             return Err(Error::load(format!("{TOKENS}: {n_tokens} tokens, not 1 to {MOST_TOKENS}")));
@@ -60,7 +59,7 @@ impl<'a> VocabData<'a> {
             tokens,
             scores: m.f32s(SCORES)?,
             types: m.i32s(TYPES)?,
-            merges: strings(m, MERGES)?,
+            merges: m.strings(MERGES)?,
             bos: id(BOS)?,
             eos: id(EOS)?,
             eot: id(EOT)?,
@@ -72,18 +71,6 @@ impl<'a> VocabData<'a> {
             is_phi3: is_phi3(m)?,
         })
     }
-}
-
-/// The elements of an array of strings, as they lie in the file.
-fn strings<'a>(m: &'a Metadata, key: &str) -> Result<Option<Vec<&'a [u8]>>> {
-    let Some(array) = m.strings(key)? else {
-        return Ok(None);
-    };
-    let mut all = vec![];
-    all.try_reserve_exact(array.len())
-        .map_err(|_| Error::memory(format!("no memory for the {} strings of {key}", array.len())))?;
-    all.extend(array.iter_bytes());
-    Ok(Some(all))
 }
 
 fn special_id(m: &Metadata, key: &str, n_tokens: usize) -> Result<Option<u32>> {

@@ -17,13 +17,15 @@ mod special;
 mod split;
 mod spm;
 mod table;
+#[cfg(test)]
+mod tests;
 mod utf8;
 mod vocab;
 
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, quoted};
 use bpe::Bpe;
 use load::VocabData;
 use pre::Pre;
@@ -65,17 +67,15 @@ enum Scheme {
 impl Tokenizer {
     /// Code 3, naming the key, for anything that is missing, wrong or unknown.
     pub fn from_metadata(m: &Metadata) -> Result<Self> {
-        Self::build(&VocabData::read(m)?)
-    }
-
-    fn build(data: &VocabData<'_>) -> Result<Self> {
+        let data = &VocabData::read(m)?;
         let kind = match data.model {
             "gpt2" => Kind::Bpe,
             "llama" => Kind::Spm,
             other => {
                 return Err(Error::load(format!(
-                    "{}: {other:?} is not a tokenizer that we run (gpt2, llama)",
-                    load::MODEL
+                    "{}: {} is not a tokenizer that we run (gpt2, llama)",
+                    load::MODEL,
+                    quoted(other)
                 )));
             }
         };
@@ -206,9 +206,9 @@ fn scheme(data: &VocabData<'_>, kind: Kind, vocab: &Vocab) -> Result<(Scheme, bo
         return Ok((Scheme::Spm { spm, space_prefix }, true));
     }
     let name = data.pre.ok_or_else(|| load::missing(load::PRE))?;
-    let pre =
-        Pre::named(name).ok_or_else(|| Error::load(format!("{}: {name:?} is not a split that we know", load::PRE)))?;
-    let merges = data.merges.as_deref();
+    let pre = Pre::named(name)
+        .ok_or_else(|| Error::load(format!("{}: {} is not a split that we know", load::PRE, quoted(name))))?;
+    let merges = data.merges.as_ref();
     let merges = merges.ok_or_else(|| load::missing(load::MERGES))?;
     Ok((Scheme::Bpe(Bpe::new(pre, vocab, merges)?), pre.add_bos))
 }

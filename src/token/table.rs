@@ -7,6 +7,7 @@ use super::bytes::decode_into;
 use super::load::{TOKENS, TYPES, VocabData};
 use super::vocab::{TokenType, Vocab};
 use crate::error::{Error, Result};
+use crate::gguf::quoted;
 
 /// How the file writes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +28,9 @@ pub fn build(data: &VocabData<'_>, kind: Kind) -> Result<Vocab> {
     {
         return Err(Error::load(format!("{TYPES}: {} types for {n_tokens} tokens", types.len())));
     }
-    let bytes = data.tokens.iter().map(|t| t.len()).sum();
+    let bytes = data.tokens.iter_bytes().map(<[u8]>::len).sum();
     let mut vocab = Vocab::with_capacity(n_tokens, bytes)?;
-    for (i, &text) in data.tokens.iter().enumerate() {
+    for (i, text) in data.tokens.iter_bytes().enumerate() {
         let code = data.types.as_ref().map_or(1, |types| types[i]);
         let token_type = token_type(code, text, kind, i)?;
         match kind {
@@ -48,8 +49,8 @@ fn token_type(code: i32, text: &[u8], kind: Kind, index: usize) -> Result<TokenT
     match code {
         0 | 1 | 6 if is_byte => Ok(TokenType::Byte),
         6 if kind == Kind::Spm => Err(Error::load(format!(
-            "{TOKENS}[{index}] is of type byte but {:?}, not <0x00> to <0xFF>",
-            String::from_utf8_lossy(&text[..text.len().min(64)])
+            "{TOKENS}[{index}] is of type byte but {}, not <0x00> to <0xFF>",
+            quoted(&String::from_utf8_lossy(text))
         ))),
         0 | 1 | 6 => Ok(TokenType::Normal),
         2 => Ok(TokenType::Unknown),

@@ -59,10 +59,16 @@ pub const CASES: &[Case] = &[
         set_spm(f, "scores", Value::array(U8, 261, [0; 261]));
     }),
     refused("V2 a score is NaN", "tokenizer.ggml.scores", |f| set_spm(f, "scores", Value::f32s(&[f32::NAN; 261]))),
+    refused("V2 a score is infinite", "tokenizer.ggml.scores", |f| {
+        set_spm(f, "scores", Value::f32s(&[f32::NEG_INFINITY; 261]));
+    }),
     loads("V3 empty", |f| token(f, 65, "")),
     loads("V3 twice", |f| token(f, 65, "B")),
     loads("V3 long", |f| token(f, 65, &"x".repeat(1 << 20))),
     loads("V3 NUL inside", |f| token(f, 65, "a\0b")),
+    loads("V3 not UTF-8", |f| {
+        set(f, "tokens", Value::array(STR, 259, [1, 0, 0, 0, 0, 0, 0, 0, 0xff].repeat(259)));
+    }),
     refused("V4 <0x-1>", "tokenizer.ggml.tokens", |f| piece(f, 68, "<0x-1>")),
     refused("V4 <0xZZ>", "tokenizer.ggml.tokens", |f| piece(f, 68, "<0xZZ>")),
     refused("V4 <0x0", "tokenizer.ggml.tokens", |f| piece(f, 68, "<0x0")),
@@ -100,8 +106,10 @@ pub const CASES: &[Case] = &[
     refused("V10 model unknown", "tokenizer.ggml.model", |f| set(f, "model", Value::str("bert"))),
     refused("V10 model empty", "tokenizer.ggml.model", |f| set(f, "model", Value::str(""))),
     refused("V10 model a number", "tokenizer.ggml.model", |f| set(f, "model", Value::u32(2))),
+    refused("V10 model endless", "tokenizer.ggml.model", |f| set(f, "model", Value::str([0; 1 << 20]))),
     refused("V10 split missing", "tokenizer.ggml.pre", |f| f.remove("tokenizer.ggml.pre")),
     refused("V10 split unknown", "tokenizer.ggml.pre", |f| set(f, "pre", Value::str("default"))),
     refused("V10 split empty", "tokenizer.ggml.pre", |f| set(f, "pre", Value::str(""))),
+    refused("V10 split endless", "tokenizer.ggml.pre", |f| set(f, "pre", Value::str("a".repeat(1 << 20)))),
     refused("V10 split a number", "tokenizer.ggml.pre", |f| set(f, "pre", Value::u32(1))),
 ];
