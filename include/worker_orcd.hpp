@@ -89,13 +89,16 @@ public:
     }
     Handle(const Handle&) = delete;
     Handle& operator=(const Handle&) = delete;
-    ~Handle() { close(raw_); }
+    ~Handle() { reset(); }
 
     T* get() const noexcept { return raw_; }
     explicit operator bool() const noexcept { return raw_ != nullptr; }
 
-    // Closes it now. Closing twice does nothing.
-    void reset() noexcept { close(std::exchange(raw_, nullptr)); }
+    // Closes it now. Closing twice does nothing, and leaves the last error's reason alone.
+    void reset() noexcept
+    {
+        if (raw_ != nullptr) close(std::exchange(raw_, nullptr));
+    }
 
     // Gives the handle to the caller, who closes it.
     T* release() noexcept { return std::exchange(raw_, nullptr); }
