@@ -8,6 +8,23 @@ use crate::device::{Device, cpu};
 use crate::error::{Error, ErrorCode, Result};
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use crate::device::cuda as nvidia;
+
+/// A build without the kernels is like a machine without a device.
+#[cfg(not(feature = "cuda"))]
+mod nvidia {
+    use super::{Arc, Device, Error, Result};
+
+    pub fn device_count() -> i32 {
+        0
+    }
+
+    pub fn device(_: i32) -> Result<Arc<dyn Device>> {
+        Err(Error::device("this build has no kernels for CUDA devices"))
+    }
+}
+
 const VARIABLE: &str = "WORKER_ORCD_DEVICE";
 
 /// Which devices the ids stand for.
@@ -29,14 +46,14 @@ impl Family {
 
     fn count(self) -> i32 {
         match self {
-            Family::Cuda => 0,
+            Family::Cuda => nvidia::device_count().max(0),
             Family::Cpu => 1,
         }
     }
 
     fn open(self, id: i32) -> Result<Arc<dyn Device>> {
         match self {
-            Family::Cuda => Err(Error::device(format!("no CUDA device {id}"))),
+            Family::Cuda => nvidia::device(id),
             Family::Cpu => cpu::device(),
         }
     }
