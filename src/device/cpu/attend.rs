@@ -45,7 +45,7 @@ impl Context<'_> {
             Grid::new(out, width, width, self.block(n, widths[at].max(widths[0]), n_embd))
         });
         self.pool.each(grids, |thread, _, (which, mut tile)| {
-            self.tile(linears[which], 0, input, &mut tile, &mut room(&b.rooms, thread).row);
+            self.tile(linears[which], 0, input, &mut tile, room(&b.rooms, thread).split().1);
         });
         self.position(step, b);
         let dims = [1, 2].map(|i| widths[i]);

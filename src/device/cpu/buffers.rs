@@ -1,10 +1,11 @@
 //! Activation buffers: everything a batch needs, allocated once when the model is loaded.
 
 use super::memory::Buffer;
+use super::pool::Chunks;
 use super::simd::{Form, Input, Isa};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::quant::{Q8Mut, Q8View};
+use crate::quant::Q8View;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -25,6 +26,8 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Elements of activations in int8; 0 where no kernel reads them.
     pub q8: usize,
+    /// Whether they have a second plane.
+    pub fine: bool,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
     pub rope: usize,
@@ -43,6 +46,8 @@ impl Sizes {
             pairs,
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
             q8: if integers { widest.into_iter().max().unwrap_or(0).next_multiple_of(32) } else { 0 },
+            // An error in the activations makes a router choose other experts, so it has to be smaller.
+            fine: plan.experts > 0,
             room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(2 * dim).max(plan.n_embd),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
             threads,
@@ -54,9 +59,9 @@ impl Sizes {
             + self.rows.max(self.pairs) * plan.ffn_width
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
-            + self.threads * (self.room + TILE_ELEMENTS);
+            + self.threads * (self.room + 2 * TILE_ELEMENTS);
         let q8 = self.q8 + self.q8 / 32 * size_of::<f32>() + self.q8 / 16 * size_of::<i16>();
-        (floats * size_of::<f32>() + q8) as u64
+        (floats * size_of::<f32>() + if self.fine { 2 * q8 } else { q8 }) as u64
     }
 }
 
@@ -68,26 +73,55 @@ pub fn batch_tokens(plan: &Plan, isa: Isa) -> usize {
 }
 
 /// Activations in int8.
-pub struct Q8Buffer {
-    pub scales: Buffer<f32>,
-    pub sums: Buffer<i16>,
-    pub qs: Buffer<i8>,
+struct Plane {
+    scales: Buffer<f32>,
+    sums: Buffer<i16>,
+    qs: Buffer<i8>,
 }
 
-impl Q8Buffer {
+/// A plane in runs of rows: scales, sums, integers.
+pub type PlaneChunks<'a> = (Chunks<'a, f32>, Chunks<'a, i16>, Chunks<'a, i8>);
+
+impl Plane {
     fn new(len: usize) -> Result<Self> {
         Ok(Self { scales: Buffer::zeros(len / 32)?, sums: Buffer::zeros(len / 16)?, qs: Buffer::zeros(len)? })
     }
 
-    pub fn first(&mut self, len: usize) -> Q8Mut<'_> {
-        Q8Mut { scales: &mut self.scales[..len / 32], sums: &mut self.sums[..len / 16], qs: &mut self.qs[..len] }
+    fn view(&self, len: usize) -> Q8View<'_> {
+        Q8View { scales: &self.scales[..len / 32], sums: &self.sums[..len / 16], qs: &self.qs[..len] }
+    }
+
+    fn chunks(&mut self, len: usize, size: usize) -> PlaneChunks<'_> {
+        (
+            Chunks::new(&mut self.scales[..len / 32], size / 32),
+            Chunks::new(&mut self.sums[..len / 16], size / 16),
+            Chunks::new(&mut self.qs[..len], size),
+        )
+    }
+}
+
+/// Activations in int8, and a second plane with what the first leaves over, where one is kept.
+pub struct Q8Buffer {
+    coarse: Plane,
+    fine: Option<Plane>,
+}
+
+impl Q8Buffer {
+    fn new(sizes: &Sizes) -> Result<Self> {
+        let fine = sizes.fine.then(|| Plane::new(sizes.q8)).transpose()?;
+        Ok(Self { coarse: Plane::new(sizes.q8)?, fine })
+    }
+
+    /// Room for the planes of `len` values, in runs of `size`.
+    pub fn chunks(&mut self, len: usize, size: usize) -> (PlaneChunks<'_>, Option<PlaneChunks<'_>>) {
+        (self.coarse.chunks(len, size), self.fine.as_mut().map(|f| f.chunks(len, size)))
     }
 
     /// `float` [rows, cols] together with what has been quantised of it.
     pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, form: Form) -> Input<'a> {
         let len = if form == Form::Q8 { float.len() } else { 0 };
-        let q8 = Q8View { scales: &self.scales[..len / 32], sums: &self.sums[..len / 16], qs: &self.qs[..len] };
-        Input { cols, float, q8 }
+        let fine = self.fine.as_ref().filter(|_| form == Form::Q8);
+        Input { cols, float, q8: self.coarse.view(len), fine: fine.map(|f| f.view(len)) }
     }
 }
 
@@ -102,6 +136,8 @@ pub struct RopeTable {
 pub struct Room {
     pub row: Buffer<f32>,
     pub tile: Buffer<f32>,
+    /// The second plane's share of a tile.
+    pub fine: Buffer<f32>,
 }
 
 /// A row of the batch: which segment it is of, and where it stands in its sequence.
@@ -158,7 +194,8 @@ impl Buffers {
         let table = |pairs: usize| {
             Ok(RopeTable { pairs, cos: Buffer::zeros(rows * pairs)?, sin: Buffer::zeros(rows * pairs)? })
         };
-        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: Buffer::zeros(TILE_ELEMENTS)? }));
+        let tile = || Buffer::zeros(TILE_ELEMENTS);
+        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: tile()?, fine: tile()? }));
         Ok(Self {
             hidden: Buffer::zeros(rows * plan.n_embd)?,
             x: Buffer::zeros(rows * plan.n_embd)?,
@@ -169,7 +206,7 @@ impl Buffers {
             router: Buffer::zeros(rows * plan.experts)?,
             pairs: Buffer::zeros(sizes.pairs * plan.n_embd)?,
             logits: Buffer::zeros(sizes.logit_rows * plan.n_vocab)?,
-            q8: Q8Buffer::new(sizes.q8)?,
+            q8: Q8Buffer::new(sizes)?,
             ropes: plan.ropes.iter().map(|r| table(r.inv_freq.len())).collect::<Result<_>>()?,
             rooms: (0..sizes.threads).map(room).collect::<Result<_>>()?,
             rows: Vec::with_capacity(rows),

@@ -66,12 +66,13 @@ impl Context<'_> {
     }
 
     fn gated_tile(&self, g: Gated<'_>, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, room: &mut Room) {
-        self.tile(g.up, expert, input, tile, &mut room.row);
+        self.tile(g.up, expert, input, tile, room.split().1);
         let Some(gate) = g.gate else {
             return (0..tile.rows().len()).for_each(|t| self.isa.activate_up(g.activation, tile.row(t)));
         };
-        let mut gates = Tile::like(&mut room.tile, tile);
-        self.tile(gate, expert, input, &mut gates, &mut room.row);
+        let (gates, kernel) = room.split();
+        let mut gates = Tile::like(gates, tile);
+        self.tile(gate, expert, input, &mut gates, kernel);
         for t in 0..tile.rows().len() {
             self.isa.activate(g.activation, gates.row(t), tile.row(t));
         }
@@ -130,7 +131,7 @@ impl Context<'_> {
         let grid = Grid::listed(&mut b.pairs[..pairs * width], width, &routing.blocks, block);
         self.pool.each(grid, |thread, _, mut tile| {
             let expert = routing.block_experts[tile.block()];
-            self.tile(&step.down, expert, input, &mut tile, &mut room(rooms, thread).row);
+            self.tile(&step.down, expert, input, &mut tile, room(rooms, thread).split().1);
         });
     }
 

@@ -40,15 +40,19 @@ impl Context<'_> {
     }
 
     /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.
-    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, row: &mut [f32]) {
+    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, room: Kernel<'_>) {
         let cols = tile.cols();
         let first = linear.rows.start;
         let weights = self.weights.rows(linear.weight, expert, first + cols.start..first + cols.end);
-        self.isa.matmul(weights, input.rows(tile.rows()), tile, row);
+        let input = input.rows(tile.rows());
+        self.isa.matmul(weights, input, tile, room.row);
+        if let Some(fine) = input.fine.filter(|_| self.form(linear.weight) == Form::Q8) {
+            let mut rest = Tile::like(room.fine, tile);
+            self.isa.matmul(weights, Input { q8: fine, ..input }, &mut rest, room.row);
+            (0..tile.rows().len()).for_each(|t| add(tile.row(t), rest.row(t)));
+        }
         if let Some(bias) = self.weights.bias(linear, expert, cols) {
-            for t in 0..tile.rows().len() {
-                tile.row(t).iter_mut().zip(bias).for_each(|(out, b)| *out += b);
-            }
+            (0..tile.rows().len()).for_each(|t| add(tile.row(t), bias));
         }
     }
 
@@ -57,7 +61,7 @@ impl Context<'_> {
         let width = linear.rows.len();
         let block = self.block(out.len() / width.max(1), width, input.cols);
         self.pool.each(Grid::new(out, width, width, block), |thread, _, mut tile| {
-            self.tile(linear, 0, input, &mut tile, &mut room(rooms, thread).row);
+            self.tile(linear, 0, input, &mut tile, room(rooms, thread).split().1);
         });
     }
 
@@ -66,13 +70,27 @@ impl Context<'_> {
         let width = linear.rows.len();
         let block = self.block(out.len() / width.max(1), width, input.cols);
         self.pool.each(Grid::new(out, width, width, block), |thread, _, mut out| {
-            let room = &mut *room(rooms, thread);
-            let mut tile = Tile::like(&mut room.tile, &out);
-            self.tile(linear, 0, input, &mut tile, &mut room.row);
+            let mut room = room(rooms, thread);
+            let (tile, kernel) = room.split();
+            let mut tile = Tile::like(tile, &out);
+            self.tile(linear, 0, input, &mut tile, kernel);
             for t in 0..out.rows().len() {
                 add(out.row(t), tile.row(t));
             }
         });
+    }
+}
+
+/// What a kernel may use: a row of weights as floats, and the second plane's share of a tile.
+pub struct Kernel<'a> {
+    row: &'a mut [f32],
+    fine: &'a mut [f32],
+}
+
+impl Room {
+    /// Room for a tile, and what a kernel may use meanwhile.
+    pub fn split(&mut self) -> (&mut [f32], Kernel<'_>) {
+        (&mut self.tile, Kernel { row: &mut self.row, fine: &mut self.fine })
     }
 }
 

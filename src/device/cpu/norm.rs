@@ -5,7 +5,8 @@ use super::linear::Context;
 use super::pool::Chunks;
 use super::simd::{Form, Isa};
 use crate::model::{Norm, NormKind};
-use crate::quant::{Q8Mut, quantise_q8};
+use crate::quant::Q8Mut;
+use crate::quant::q8::GROUP;
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 4;
@@ -48,48 +49,47 @@ impl<'a> Context<'a> {
     /// out [rows, width] = norm(x), and in int8 where a kernel reads that.
     pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], q8: Option<&mut Q8Buffer>) {
         let normed = self.normed(norm);
-        let width = self.plan.n_embd;
-        let Some(q8) = q8 else {
-            return self.pool.each(Chunks::new(out, ROWS * width), |_, i, out| {
-                let x = &x[i * ROWS * width..][..out.len()];
-                x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(|(x, out)| normed.apply(x, out));
-            });
-        };
-        let q8 = q8.first(out.len());
-        let parts = (
-            Chunks::new(out, ROWS * width),
-            Chunks::new(q8.scales, ROWS * width / 32),
-            Chunks::new(q8.sums, ROWS * width / 16),
-            Chunks::new(q8.qs, ROWS * width),
-        );
-        self.pool.each(parts, |_, i, (out, scales, sums, qs)| {
+        let (len, width) = (out.len(), self.plan.n_embd);
+        let parts = (Chunks::new(out, ROWS * width), q8.map(|q8| q8.chunks(len, ROWS * width)));
+        self.pool.each(parts, |_, i, (out, planes)| {
             let x = &x[i * ROWS * width..][..out.len()];
             x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(|(x, out)| normed.apply(x, out));
-            self.isa.quantise(out, Q8Mut { scales, sums, qs });
+            if let Some(planes) = planes {
+                self.isa.quantise_planes(out, planes);
+            }
         });
     }
 
     /// Quantises `x`, rows of `width`, where `form` asks for it.
     pub fn quantise(&self, x: &[f32], width: usize, form: Form, q8: &mut Q8Buffer) {
-        if form != Form::Q8 {
-            return;
+        if form == Form::Q8 {
+            self.pool.each(q8.chunks(x.len(), ROWS * width), |_, i, planes| {
+                let start = i * ROWS * width;
+                self.isa.quantise_planes(&x[start..(start + ROWS * width).min(x.len())], planes);
+            });
         }
-        let q8 = q8.first(x.len());
-        let parts = (
-            Chunks::new(q8.scales, ROWS * width / 32),
-            Chunks::new(q8.sums, ROWS * width / 16),
-            Chunks::new(q8.qs, ROWS * width),
-        );
-        self.pool.each(parts, |_, i, (scales, sums, qs)| {
-            let x = &x[i * ROWS * width..][..qs.len()];
-            self.isa.quantise(x, Q8Mut { scales, sums, qs });
-        });
     }
 }
 
+type Plane<'a> = (&'a mut [f32], &'a mut [i16], &'a mut [i8]);
+
 impl Isa {
-    /// The int8 form of rows of activations.
-    pub fn quantise(self, x: &[f32], out: Q8Mut<'_>) {
-        quantise_q8(x, out);
+    /// The int8 form of rows of activations, and that of what it leaves over.
+    fn quantise_planes(self, x: &[f32], (coarse, fine): (Plane<'_>, Option<Plane<'_>>)) {
+        let (scales, sums, qs) = coarse;
+        self.quantise(x, Q8Mut { scales, sums, qs });
+        let Some((fine_scales, fine_sums, fine_qs)) = fine else {
+            return;
+        };
+        for (i, x) in x.chunks_exact(GROUP).enumerate() {
+            let qs = &qs[i * GROUP..][..GROUP];
+            let rest: [f32; GROUP] = std::array::from_fn(|j| x[j] - scales[i] * f32::from(qs[j]));
+            let out = Q8Mut {
+                scales: &mut fine_scales[i..=i],
+                sums: &mut fine_sums[2 * i..2 * i + 2],
+                qs: &mut fine_qs[i * GROUP..][..GROUP],
+            };
+            self.quantise(&rest, out);
+        }
     }
 }

@@ -199,6 +199,21 @@ together!(A 0, B 1);
 together!(A 0, B 1, C 2);
 together!(A 0, B 1, C 2, D 3);
 
+// SAFETY: the parts are those of the member, if there is one.
+unsafe impl<S: Split> Split for Option<S> {
+    type Part = Option<S::Part>;
+
+    /// What is not there has as many parts as those that it goes together with.
+    fn parts(&self) -> usize {
+        self.as_ref().map_or(usize::MAX, S::parts)
+    }
+
+    unsafe fn part(&self, index: usize) -> Option<S::Part> {
+        // SAFETY: the index is below the member's count, and asked for once.
+        self.as_ref().map(|s| unsafe { s.part(index) })
+    }
+}
+
 // SAFETY: members are separate borrows, and each index belongs to one part of one member.
 unsafe impl<S: Split, const N: usize> Split for [S; N] {
     type Part = (usize, S::Part);
@@ -249,6 +264,11 @@ mod tests {
             b.fill(i as u16 + 1);
         });
         assert_eq!((a, b), ([1, 1, 2, 2, 3, 3], [1, 2, 3, 0]));
+        pool.each((Chunks::new(&mut a, 2), None::<Chunks<u8>>), |_, _, (a, none)| {
+            assert!(none.is_none());
+            a.fill(7);
+        });
+        assert_eq!(a, [7; 6]);
         let (mut a, mut b) = ([0u8; 2], [0u8; 3]);
         pool.each([Chunks::new(&mut a, 1), Chunks::new(&mut b, 1)], |_, i, (member, part)| {
             part[0] = (10 * member + i) as u8;

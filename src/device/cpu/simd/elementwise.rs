@@ -2,6 +2,7 @@
 
 use super::{Isa, portable};
 use crate::model::Activation;
+use crate::quant::{Q8Mut, quantise_q8};
 
 impl Isa {
     pub fn dot(self, a: &[f32], b: &[f32]) -> f32 {
@@ -10,6 +11,11 @@ impl Isa {
 
     pub fn sum(self, x: &[f32]) -> f32 {
         portable::sum(x)
+    }
+
+    /// The int8 form of activations, to the bit that of `quant::q8`.
+    pub fn quantise(self, x: &[f32], out: Q8Mut<'_>) {
+        quantise_q8(x, out);
     }
 
     /// up = activation(gate, up)

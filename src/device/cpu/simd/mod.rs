@@ -53,6 +53,8 @@ pub struct Input<'a> {
     pub cols: usize,
     pub float: &'a [f32],
     pub q8: Q8View<'a>,
+    /// What `q8` leaves over, in the same form, where the product has to be more exact: the two products are added.
+    pub fine: Option<Q8View<'a>>,
 }
 
 impl<'a> WeightRows<'a> {
@@ -70,6 +72,7 @@ impl<'a> Input<'a> {
             cols: self.cols,
             float: self.float.get(start..start + len).unwrap_or_default(),
             q8: self.q8.part(start, len).unwrap_or(empty),
+            fine: self.fine.and_then(|f| f.part(start, len)),
         }
     }
 
