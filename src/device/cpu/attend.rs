@@ -3,12 +3,11 @@
 //! The pages are walked in order, each as one block of an online softmax, and blocks are aligned to
 //! absolute positions. So the sum of a row has the same order in any chunk and any batch.
 
-use super::buffers::{Buffers, Room, Row};
+use super::buffers::{Buffers, Planes, Room, Row};
 use super::linear::{Context, room};
 use super::memory::{KvCache, Rows};
 use super::pool::{Chunks, Grid};
 use super::rope::rotate;
-use super::simd::Form;
 use crate::model::{Heads, Norm, WeightId};
 use crate::plan::{Batch, KvLayer, PAGE_TOKENS, PageTable, Qkv};
 use half::f16;
@@ -30,11 +29,10 @@ impl Context<'_> {
     /// x = norm(hidden); q, k and v of it, rotated; k and v into the cache.
     pub fn qkv(&self, step: &Qkv, b: &mut Buffers, cache: &mut KvCache, batch: &Batch) {
         let (n, n_embd) = (b.rows.len(), self.plan.n_embd);
-        let forms = [&step.q, &step.k, &step.v].map(|l| self.form(l.weight));
-        let integers = forms.contains(&Form::Q8);
-        self.norm(&step.norm, &b.hidden[..n * n_embd], &mut b.x[..n * n_embd], integers.then_some(&mut b.q8));
-        let form = if integers { Form::Q8 } else { Form::Float };
-        let input = b.q8.input(&b.x[..n * n_embd], n_embd, form);
+        let planes = self.planes(&[&step.q, &step.k, &step.v].map(|l| l.weight)).map(|_| Planes::Fine);
+        let len = n * n_embd;
+        self.norm(&step.norm, &b.hidden[..len], &mut b.x[..len], planes, &mut b.q8);
+        let input = b.q8.input(&b.x[..len], n_embd, planes);
         let linears = [&step.q, &step.k, &step.v];
         let widths = linears.map(|l| l.rows.len());
         let outs = [&mut b.q[..n * widths[0]], &mut b.k[..n * widths[1]], &mut b.v[..n * widths[2]]];

@@ -26,8 +26,8 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Elements of activations in int8; 0 where no kernel reads them.
     pub q8: usize,
-    /// Whether they have a second plane.
-    pub fine: bool,
+    /// The same for their second plane.
+    pub fine: usize,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
     pub rope: usize,
@@ -39,15 +39,21 @@ impl Sizes {
         let pairs = rows * plan.experts_used;
         let ffn_rows = rows.max(pairs);
         let widest = [rows * plan.n_embd, rows * plan.q_width, ffn_rows * plan.ffn_width, pairs * plan.n_embd];
+        let q8 = widest.into_iter().max().unwrap_or(0);
         let integers = plan.weights.iter().any(|w| isa.form(w.ty) == Form::Q8);
         let dim = plan.kv_groups.iter().map(|g| g.heads.dim).max().unwrap_or(0);
         Self {
             rows,
             pairs,
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
-            q8: if integers { widest.into_iter().max().unwrap_or(0).next_multiple_of(32) } else { 0 },
-            // An error in the activations makes a router choose other experts, so it has to be smaller.
-            fine: plan.experts > 0,
+            q8: if integers { q8 } else { 0 },
+            fine: if !integers {
+                0
+            } else if fine_throughout(plan) {
+                q8
+            } else {
+                rows * plan.n_embd
+            },
             room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(2 * dim).max(plan.n_embd),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
             threads,
@@ -60,8 +66,9 @@ impl Sizes {
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
             + self.threads * (self.room + 2 * TILE_ELEMENTS);
-        let q8 = self.q8 + self.q8 / 32 * size_of::<f32>() + self.q8 / 16 * size_of::<i16>();
-        (floats * size_of::<f32>() + if self.fine { 2 * q8 } else { q8 }) as u64
+        let integers = self.q8 + self.fine;
+        let q8 = integers + integers / 32 * size_of::<f32>() + integers / 16 * size_of::<i16>();
+        (floats * size_of::<f32>() + q8) as u64
     }
 }
 
@@ -100,28 +107,43 @@ impl Plane {
     }
 }
 
-/// Activations in int8, and a second plane with what the first leaves over, where one is kept.
+/// How exact activations in int8 are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planes {
+    /// One plane: an error of half a percent.
+    Coarse,
+    /// And a second one with what the first leaves over, where an error would grow: attention's scores go through an
+    /// exponential, and a router chooses other experts.
+    Fine,
+}
+
+/// Whether every input of the plan's products is kept in two planes: errors in what a router sees come from everywhere.
+pub fn fine_throughout(plan: &Plan) -> bool {
+    plan.experts > 0
+}
+
+/// Activations in int8.
 pub struct Q8Buffer {
     coarse: Plane,
-    fine: Option<Plane>,
+    fine: Plane,
 }
 
 impl Q8Buffer {
     fn new(sizes: &Sizes) -> Result<Self> {
-        let fine = sizes.fine.then(|| Plane::new(sizes.q8)).transpose()?;
-        Ok(Self { coarse: Plane::new(sizes.q8)?, fine })
+        Ok(Self { coarse: Plane::new(sizes.q8)?, fine: Plane::new(sizes.fine)? })
     }
 
     /// Room for the planes of `len` values, in runs of `size`.
-    pub fn chunks(&mut self, len: usize, size: usize) -> (PlaneChunks<'_>, Option<PlaneChunks<'_>>) {
-        (self.coarse.chunks(len, size), self.fine.as_mut().map(|f| f.chunks(len, size)))
+    pub fn chunks(&mut self, planes: Planes, len: usize, size: usize) -> (PlaneChunks<'_>, Option<PlaneChunks<'_>>) {
+        let fine = (planes == Planes::Fine).then(|| self.fine.chunks(len, size));
+        (self.coarse.chunks(len, size), fine)
     }
 
-    /// `float` [rows, cols] together with what has been quantised of it.
-    pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, form: Form) -> Input<'a> {
-        let len = if form == Form::Q8 { float.len() } else { 0 };
-        let fine = self.fine.as_ref().filter(|_| form == Form::Q8);
-        Input { cols, float, q8: self.coarse.view(len), fine: fine.map(|f| f.view(len)) }
+    /// `float` [rows, cols] together with what has been quantised of it: the same planes as in `chunks`, or none.
+    pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, planes: Option<Planes>) -> Input<'a> {
+        let len = if planes.is_some() { float.len() } else { 0 };
+        let fine = (planes == Some(Planes::Fine)).then(|| self.fine.view(len));
+        Input { cols, float, q8: self.coarse.view(len), fine }
     }
 }
 

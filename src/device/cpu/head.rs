@@ -44,15 +44,15 @@ impl Context<'_> {
         let (width, n_vocab) = (self.plan.n_embd, self.plan.n_vocab);
         let mut outputs: Vec<_> = batch.segments.iter().map(|s| empty(s, n_vocab)).collect();
         let normed = self.normed(norm);
-        let form = self.form(linear.weight);
+        let planes = self.planes(&[linear.weight]);
         for heads in b.heads.chunks(b.logits.len() / n_vocab) {
             let len = heads.len() * width;
             let hidden = &b.hidden;
             self.pool.each(Chunks::new(&mut b.x[..len], width), |_, i, x| {
                 normed.apply(&hidden[heads[i] * width..][..width], x);
             });
-            self.quantise(&b.x[..len], width, form, &mut b.q8);
-            let input = b.q8.input(&b.x[..len], width, form);
+            self.quantise(&b.x[..len], width, planes, &mut b.q8);
+            let input = b.q8.input(&b.x[..len], width, planes);
             self.linear(linear, input, &mut b.logits[..heads.len() * n_vocab], &b.rooms);
             for (&row, logits) in heads.iter().zip(b.logits.chunks_exact(n_vocab)) {
                 let row = b.rows[row];

@@ -1,9 +1,9 @@
 //! Norms over rows, and the int8 form of what comes out.
 
-use super::buffers::Q8Buffer;
+use super::buffers::{Planes, Q8Buffer};
 use super::linear::Context;
 use super::pool::Chunks;
-use super::simd::{Form, Isa};
+use super::simd::Isa;
 use crate::model::{Norm, NormKind};
 use crate::quant::Q8Mut;
 use crate::quant::q8::GROUP;
@@ -47,10 +47,10 @@ impl<'a> Context<'a> {
     }
 
     /// out [rows, width] = norm(x), and in int8 where a kernel reads that.
-    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], q8: Option<&mut Q8Buffer>) {
+    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], planes: Option<Planes>, q8: &mut Q8Buffer) {
         let normed = self.normed(norm);
         let (len, width) = (out.len(), self.plan.n_embd);
-        let parts = (Chunks::new(out, ROWS * width), q8.map(|q8| q8.chunks(len, ROWS * width)));
+        let parts = (Chunks::new(out, ROWS * width), planes.map(|p| q8.chunks(p, len, ROWS * width)));
         self.pool.each(parts, |_, i, (out, planes)| {
             let x = &x[i * ROWS * width..][..out.len()];
             x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(|(x, out)| normed.apply(x, out));
@@ -60,10 +60,10 @@ impl<'a> Context<'a> {
         });
     }
 
-    /// Quantises `x`, rows of `width`, where `form` asks for it.
-    pub fn quantise(&self, x: &[f32], width: usize, form: Form, q8: &mut Q8Buffer) {
-        if form == Form::Q8 {
-            self.pool.each(q8.chunks(x.len(), ROWS * width), |_, i, planes| {
+    /// Quantises `x`, rows of `width`.
+    pub fn quantise(&self, x: &[f32], width: usize, planes: Option<Planes>, q8: &mut Q8Buffer) {
+        if let Some(planes) = planes {
+            self.pool.each(q8.chunks(planes, x.len(), ROWS * width), |_, i, planes| {
                 let start = i * ROWS * width;
                 self.isa.quantise_planes(&x[start..(start + ROWS * width).min(x.len())], planes);
             });
