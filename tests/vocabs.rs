@@ -140,6 +140,36 @@ fn prompts_of_real_models() {
     }
 }
 
+/// Texts of characters of every kind, some of them unassigned.
+fn random_text(seed: &mut u64) -> String {
+    let mut below = |n: u64| {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (*seed >> 33) % n
+    };
+    let character = |_| match below(4) {
+        0 => char::from_u32(below(0x80) as u32),
+        1 => Some([' ', '\n', '\r', '\t', '\'', 's', '1'][below(7) as usize]),
+        2 => char::from_u32(below(0x3000) as u32),
+        _ => char::from_u32(below(0x11_0000) as u32),
+    };
+    // SentencePiece takes a lower block for a space.
+    (0..40).filter_map(character).filter(|&c| c != '\u{2581}').collect()
+}
+
+#[test]
+fn any_text_comes_back() {
+    for name in ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"] {
+        let path = folder("WORKER_ORCD_VOCABS", "shared/vocabs").join(format!("ggml-vocab-{name}.gguf"));
+        let tokenizer = tokenizer(&path);
+        let mut seed = 3;
+        for _ in 0..2000 {
+            let text = random_text(&mut seed);
+            let ids = tokenizer.encode(&text, PLAIN).unwrap();
+            assert_eq!(tokenizer.decode(&ids), text.as_bytes(), "{name}: {text:?}");
+        }
+    }
+}
+
 /// The worst texts for a tokenizer are long runs: none may cost more than its length's worth.
 #[test]
 fn a_mebibyte_of_one_letter_takes_less_than_a_second() {

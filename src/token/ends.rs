@@ -17,21 +17,27 @@ const KNOWN: &[&[u8]] = &[
     END,
     RETURN,
     CALL,
-    b"</s>",
+    STRUCK,
     b"<EOT>",
     b"[EOS]",
     b"<end_of_utterance>",
     "<｜end▁of▁sentence｜>".as_bytes(),
 ];
 
+/// Also the end of struck-out text in HTML, which some vocabularies have as a user-defined token.
+const STRUCK: &[u8] = b"</s>";
 const END: &[u8] = b"<|end|>";
 const RETURN: &[u8] = b"<|return|>";
 const CALL: &[u8] = b"<|call|>";
 
 /// The ends, sorted. `named`: what the file gives as its end.
 pub fn find(data: &VocabData<'_>, vocab: &Vocab, named: Option<u32>) -> Vec<u32> {
-    let special = |id: &u32| matches!(vocab.kind(*id), Some(TokenType::Control | TokenType::UserDefined));
-    let mut known: Vec<u32> = vocab.ids().filter(special).filter(|&id| KNOWN.contains(&vocab.text(id))).collect();
+    let ends = |&id: &u32| match vocab.kind(id) {
+        Some(TokenType::Control) => KNOWN.contains(&vocab.text(id)),
+        Some(TokenType::UserDefined) => KNOWN.contains(&vocab.text(id)) && vocab.text(id) != STRUCK,
+        _ => false,
+    };
+    let mut known: Vec<u32> = vocab.ids().filter(ends).collect();
     // Where an answer ends with `return` or `call`, `end` only parts its messages.
     let has = |text: &[u8]| known.iter().any(|&id| vocab.text(id) == text);
     if has(RETURN) && has(CALL) {

@@ -68,17 +68,7 @@ impl Tokenizer {
     /// Code 3, naming the key, for anything that is missing, wrong or unknown.
     pub fn from_metadata(m: &Metadata) -> Result<Self> {
         let data = &VocabData::read(m)?;
-        let kind = match data.model {
-            "gpt2" => Kind::Bpe,
-            "llama" => Kind::Spm,
-            other => {
-                return Err(Error::load(format!(
-                    "{}: {} is not a tokenizer that we run (gpt2, llama)",
-                    load::MODEL,
-                    quoted(other)
-                )));
-            }
-        };
+        let kind = kind(data)?;
         let vocab = table::build(data, kind)?;
         let (scheme, add_bos) = scheme(data, kind, &vocab)?;
         // SentencePiece vocabularies that name no ids have them here.
@@ -115,7 +105,7 @@ impl Tokenizer {
         let mut after_special = true;
         self.specials.split(text, opts.parse_special, |part| {
             match part {
-                Part::Token(id) => ids.push(id),
+                Part::Token(id) => push(&mut ids, id)?,
                 Part::Text(text) => self.encode_text(text, after_special, &mut ids)?,
             }
             after_special = matches!(part, Part::Token(_));
@@ -194,6 +184,17 @@ impl Tokenizer {
     }
 }
 
+fn kind(data: &VocabData<'_>) -> Result<Kind> {
+    match data.model {
+        "gpt2" => Ok(Kind::Bpe),
+        "llama" => Ok(Kind::Spm),
+        other => {
+            let other = quoted(other);
+            Err(Error::load(format!("{}: {other} is not a tokenizer that we run (gpt2, llama)", load::MODEL)))
+        }
+    }
+}
+
 /// The way to encode, and whether BOS comes first if the file does not say.
 fn scheme(data: &VocabData<'_>, kind: Kind, vocab: &Vocab) -> Result<(Scheme, bool)> {
     if kind == Kind::Spm {
@@ -225,6 +226,12 @@ fn strip_after(data: &VocabData<'_>, kind: Kind, vocab: &Vocab) -> Vec<u32> {
     };
     let ids = vocab.ids().filter(special);
     ids.filter(|&id| !KEEP.contains(&vocab.text(id))).collect()
+}
+
+fn push(ids: &mut Vec<u32>, id: u32) -> Result<()> {
+    ids.try_reserve(1).map_err(|_| Error::memory(format!("no memory for {} tokens", ids.len())))?;
+    ids.push(id);
+    Ok(())
 }
 
 /// A text as SentencePiece sees it: `▁` is a space, and a space comes first if `prefix`.

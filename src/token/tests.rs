@@ -107,6 +107,12 @@ fn owned(tokens: &[(&str, i32)]) -> impl Iterator<Item = (String, i32)> {
 }
 
 #[test]
+fn any_thread_may_use_it() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&File::bpe(&[]).build());
+}
+
+#[test]
 fn merges_apply_by_rank_within_pieces() {
     let file = File::bpe(&[("ab", 1), ("bc", 1), ("Ġa", 1), ("abc", 1)]);
     let t = file.merges(&["b c", "a b", "Ġ a", "ab c", "no such"]).build();
@@ -180,8 +186,9 @@ fn answers_end_where_the_file_or_custom_says() {
         let t = file.build();
         (0..300).filter(|&id| t.is_end(id)).collect::<Vec<u32>>()
     };
-    let file = File::bpe(&[("<|end|>", 3), ("<|return|>", 3), ("<|endoftext|>", 4), ("</s>", 1), ("a b", 3)]);
+    let file = File::bpe(&[("<|end|>", 3), ("<|return|>", 3), ("<|endoftext|>", 4), ("</s>", 4), ("a b", 3)]);
     assert_eq!(ends(&file), [256, 257, 258]);
+    assert_eq!(ends(&File::bpe(&[("</s>", 3), ("<|im_end|>", 1)])), [256]);
     let named = file.id("eos_token_id", 260).id("eot_token_id", 5).id("eom_token_id", 257);
     assert_eq!(ends(&named), [5, 256, 257, 258, 260]);
     assert_eq!(ends(&file.id("eos_token_id", 261).id("eot_token_id", u32::MAX)), [256, 257, 258]);
