@@ -140,9 +140,12 @@ fn go() {
     run(vet.args(["vet", "./..."]).current_dir(root().join("go")).env("GOCACHE", &cache));
 }
 
-/// Where the Rust hosts are built: the crate once, for all of them.
-pub fn rust_target() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-hosts")
+/// Rust hosts below `folder` build the crate once for all of them, and its kernels for one kind of card.
+pub fn share_rust_builds(folder: &Path) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-hosts");
+    let config = format!("[build]\ntarget-dir = \"{}\"\n\n[env]\nWORKER_ORCD_CUDA_ARCHS = \"80\"\n", target.display());
+    fs::create_dir_all(folder.join(".cargo")).expect("a folder can be made");
+    fs::write(folder.join(".cargo/config.toml"), config).expect("cargo's settings can be written");
 }
 
 /// The host stands outside the tree, and is built with the versions that the crate was tested with.
@@ -158,8 +161,8 @@ fn rust() {
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).expect("Cargo.lock");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut host = Command::new(cargo);
-    host.args(["run", "--quiet", "--release", "--manifest-path"]).arg(folder.join("Cargo.toml"));
-    host.arg("--").arg(&model).env("CARGO_TARGET_DIR", rust_target());
+    share_rust_builds(&folder);
+    host.args(["run", "--quiet", "--release", "--"]).arg(&model).current_dir(&folder);
     let text = stdout(&run(host.env("WORKER_ORCD_DEVICE", "cpu")));
     assert!(text.starts_with("0:"), "{text}");
 }

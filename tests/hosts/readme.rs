@@ -47,15 +47,6 @@ fn transcript(blocks: &[Block]) -> String {
     script
 }
 
-/// The Rust host of the tour shares the folder that the other Rust host was built in.
-fn share_rust_builds() {
-    let folder = root().join("build/tour/.cargo");
-    fs::create_dir_all(&folder).expect("build/ can be written");
-    let target = crate::consumers::rust_target();
-    let config = format!("[build]\ntarget-dir = \"{}\"\n", target.display());
-    fs::write(folder.join("config.toml"), config).expect("build/ can be written");
-}
-
 #[test]
 fn every_block_runs_as_it_stands() {
     for tool in ["make", "pkg-config", "cc", "c++", "go", "python3"] {
@@ -67,7 +58,7 @@ fn every_block_runs_as_it_stands() {
     let blocks = blocks(&readme);
     assert!(blocks.len() >= 10, "{} blocks", blocks.len());
     assert!(blocks.iter().all(|block| block.file.is_some() || block.language == "sh"));
-    share_rust_builds();
+    crate::consumers::share_rust_builds(&root().join("build/tour"));
     let mut shell = program("bash");
     shell.args(["-c", &transcript(&blocks)]).current_dir(root());
     let said = stdout(&run(shell.env_remove("WORKER_ORCD_DEVICE").env_remove("CARGO_TARGET_DIR")));

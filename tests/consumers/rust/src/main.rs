@@ -16,8 +16,10 @@ fn main() -> Result<(), CudaError> {
     let error = Model::load(&context, "/nowhere/lost.gguf").err().expect("an error");
     assert!(matches!(&error, CudaError::ModelLoadFailed(reason) if reason.contains("lost.gguf")));
     assert_eq!(error.code(), 3);
+    let mut unfinished = model.start_inference("Hello", 100, 1.0, 7)?;
     drop(context);
+    assert!(unfinished.next_token()?.is_some());
     drop(model);
-    assert!(inference.next_token().is_err());
+    assert!(matches!(unfinished.next_token(), Err(CudaError::InvalidParameter(_))));
     Ok(())
 }
