@@ -128,11 +128,10 @@ impl<'a> Cursor<'a> {
     /// A length of 64 bits, and as many bytes.
     pub(super) fn string(&mut self, limit: u64, what: &str) -> Result<Span> {
         let len = self.u64(what)?;
-        if len > limit || len > self.remaining() {
+        if len > limit {
             return Err(Error::load(format!(
-                "{what} is {len} bytes long at offset {}: {} remain, and the limit is {limit}",
-                self.position,
-                self.remaining()
+                "{what} is {len} bytes long at offset {}, more than the limit of {limit}",
+                self.position
             )));
         }
         self.take(len, what)

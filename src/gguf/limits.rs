@@ -6,8 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-/// Bytes of everything before the tensors' data. Offsets into it fit 32 bits.
-pub const METADATA_BYTES: u64 = 256 << 20;
+/// Bytes of everything before the tensors' data: what is copied. A vocabulary of 262,144 tokens with
+/// its merges takes a tenth of it. Offsets into it fit 32 bits.
+pub const METADATA_BYTES: u64 = 64 << 20;
 /// Keys in a part; models have some fifty.
 pub const KEYS: u64 = 16_384;
 /// Bytes of a key, as the format has it.

@@ -54,7 +54,7 @@ impl Part {
         }
         let bytes = facts.len();
         if bytes == 0 {
-            return Err(Error::load(format!("{} is empty", shown(path))));
+            return Err(Error::load(format!("{} is empty, without so much as a magic number", shown(path))));
         }
         let len = usize::try_from(bytes)
             .map_err(|_| Error::load(format!("{} is too large to map: {bytes} bytes", shown(path))))?;

@@ -86,13 +86,9 @@ fn data_bytes(ty: QuantType, dims: [usize; 4]) -> Result<u64> {
             ty.block_len()
         )));
     }
-    let elements = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let bytes = ty.row_bytes(dims[0]).and_then(|row| {
-        let rows = dims[1..].iter().try_fold(row, |n, &d| n.checked_mul(d))?;
-        u64::try_from(rows).ok()
-    });
-    elements
-        .and(bytes)
+    let bytes = ty.row_bytes(dims[0]).and_then(|row| dims[1..].iter().try_fold(row, |n, &d| n.checked_mul(d)));
+    bytes
+        .map(|bytes| bytes as u64)
         .ok_or_else(|| Error::load(format!("dimensions {dims:?} of {} are more than memory can address", ty.name())))
 }
 

@@ -120,7 +120,11 @@ fn arrays_of_numbers_widen_and_are_checked() {
 fn strings_are_found_by_index_and_in_order() {
     let texts: Vec<String> = (0..100).map(|i| "x".repeat(i % 7) + &i.to_string()).collect();
     let elements = texts.iter().flat_map(|t| counted(t.as_bytes())).chain(counted(b"\xff")).collect();
-    let gguf = parsed(&[("texts", Kind::Array, array(Kind::Str, 101, elements))]);
+    let gguf = parsed(&[
+        ("texts", Kind::Array, array(Kind::Str, 101, elements)),
+        // Its name reads as one more string, were there no end.
+        ("zzz", Kind::Bool, vec![1]),
+    ]);
     let found = gguf.metadata().require_strings("texts").unwrap();
     assert_eq!(found.len(), 101);
     for (index, text) in texts.iter().enumerate() {

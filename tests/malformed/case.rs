@@ -25,7 +25,12 @@ impl Case {
     pub fn complaint(&self) -> Option<String> {
         let mut file = llama::model();
         (self.fault)(&mut file);
-        match (self.culprit, check(self.id, &file.bytes())) {
+        self.complaint_of(check(self.id, &file.bytes()))
+    }
+
+    /// What is wrong with what became of the file.
+    pub fn complaint_of(&self, outcome: Outcome) -> Option<String> {
+        match (self.culprit, outcome) {
             (Some(culprit), Outcome::Refused(reason)) if reason.contains(culprit) => None,
             (None, Outcome::Loaded) => None,
             (Some(culprit), outcome) => Some(format!("{}: {outcome:?} does not name {culprit:?}", self.id)),

@@ -4,9 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::check::{Outcome, alone, check_path};
+use crate::check::{Outcome, check_path};
 use crate::folder::Folder;
-use crate::forge::{GgufFile, U16, Value, llama};
+use crate::forge::{GgufFile, Row, U16, Value, llama};
+use crate::meter::alone;
 
 fn refused(what: &str, path: &Path, culprit: &str) {
     match check_path(what, path, 0) {
@@ -105,13 +106,22 @@ fn a_model_in_two_parts_reads_as_one() {
     refused("K16 the second part", &second, "first part");
 }
 
+/// Adds tensors: as many as one file may have, but not two.
+fn many(part: &mut GgufFile) {
+    let row = part.tensors.pop().expect("a tensor");
+    let own = part.tensors.len();
+    part.tensors.extend((0..10_000).map(|i| Row { name: format!("{own}.{i}").into(), ..row.clone() }));
+    part.tensors.push(row);
+}
+
 type Fault = fn(&mut [GgufFile; 2]);
 
 #[test]
 fn parts_that_do_not_fit_together_are_refused() {
     let _alone = alone();
     let folder = Folder::new("misfits");
-    let faults: [(&str, &str, Fault); 5] = [
+    let faults: [(&str, &str, Fault); 6] = [
+        ("H4 too many in all parts", "tensors in 2 parts", |p| p.iter_mut().for_each(many)),
         ("K16 tensors missing", "split.tensors.count", |p| p[1].tensors.truncate(1)),
         ("K16 no of the first", "split.no", |p| p[1].set("split.no", Value::new(U16, [0, 0]))),
         ("K16 other count", "split.count", |p| p[1].set("split.count", Value::new(U16, [3, 0]))),

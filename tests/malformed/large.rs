@@ -1,17 +1,33 @@
 //! Files that are as large as the limits allow, made of whatever costs the reader most.
 
-use crate::check::{Outcome, alone, check_path};
+use crate::check::{Outcome, check_path};
 use crate::folder::Folder;
-use crate::forge::{GgufFile, Key, Row, STR, Value, llama};
+use crate::forge::{GgufFile, Key, Row, STR, U8, Value, llama};
+use crate::meter::alone;
 
-fn loads(what: &str, file: &GgufFile) {
+fn outcome(what: &str, file: &GgufFile) -> Outcome {
     let folder = Folder::new(what);
     let bytes = file.bytes();
     let path = folder.write("large.gguf", &bytes);
     let len = bytes.len();
     drop(bytes);
-    let outcome = check_path(what, &path, len);
+    check_path(what, &path, len)
+}
+
+fn loads(what: &str, file: &GgufFile) {
+    let outcome = outcome(what, file);
     assert!(matches!(outcome, Outcome::Loaded), "{what}: {outcome:?}");
+}
+
+#[test]
+fn more_than_may_stand_before_the_data() {
+    let _alone = alone();
+    let mut file = llama::model();
+    for key in ["probe.1", "probe.2", "probe.3", "probe.4"] {
+        file.set(key, Value::array(U8, 16 << 20, vec![0; 16 << 20]));
+    }
+    let outcome = outcome("metadata", &file);
+    assert!(matches!(&outcome, Outcome::Refused(reason) if reason.contains("probe.4")), "{outcome:?}");
 }
 
 #[test]

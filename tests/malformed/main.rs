@@ -14,12 +14,16 @@ mod header;
 mod hyper;
 mod large;
 mod metadata;
+mod meter;
 mod systematic;
 mod tensors;
 mod vocab;
+mod whole;
 
 use case::Case;
-use check::alone;
+use folder::Folder;
+use meter::alone;
+use whole::Engine;
 
 fn all_cases() -> impl Iterator<Item = &'static Case> {
     header::CASES.iter().chain(metadata::CASES).chain(tensors::CASES).chain(hyper::CASES).chain(vocab::CASES)
@@ -29,6 +33,24 @@ fn all_cases() -> impl Iterator<Item = &'static Case> {
 fn every_named_case() {
     let _alone = alone();
     let complaints: Vec<String> = all_cases().filter_map(Case::complaint).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// The same through the engine: what loads answers, or says by a code why it cannot.
+#[test]
+fn every_named_case_through_the_engine() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let folder = Folder::new("engine");
+    let complaints: Vec<String> = all_cases()
+        .filter_map(|case| {
+            let mut file = forge::llama::model();
+            (case.fault)(&mut file);
+            let bytes = file.bytes();
+            let path = folder.write("case.gguf", &bytes);
+            case.complaint_of(engine.check(case.id, &path, bytes.len()))
+        })
+        .collect();
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 

@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::all_cases;
-use crate::check::{Outcome, alone, check};
+use crate::check::{Outcome, check};
 use crate::forge::llama;
+use crate::meter::alone;
+use crate::whole::{Engine, Patient};
 
 const FLIPPED_BYTES: usize = 4_096;
 
@@ -70,6 +72,19 @@ fn every_bit_flip() {
         }
         // Most bits are those of texts and numbers that the reader passes on.
         assert!(loaded > end && loaded < end * 8, "{loaded} of {} loaded", end * 8);
+    }
+}
+
+#[test]
+fn every_bit_flip_through_the_engine() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let sound = llama::model().bytes();
+    let patient = Patient::new("flips", sound.clone());
+    for bit in 0..FLIPPED_BYTES * 8 {
+        let what = format!("bit {} of byte {} flipped", bit % 8, bit / 8);
+        let flipped = sound[bit / 8] ^ (1 << (bit % 8));
+        names_a_culprit(&what, &patient.check_with(&engine, &what, bit / 8, &[flipped]));
     }
 }
 

@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
     refused("T2 NUL inside", "tensor's name", |f| f.tensor(Q).name = b"a\0b".to_vec()),
     refused("T2 not UTF-8", "tensor's name", |f| f.tensor(Q).name = b"a\xff".to_vec()),
     refused("T3 5", Q, |f| dims(f, &[64, 1, 1, 1, 64])),
-    refused("T3 0", Q, |f| dims(f, &[])),
+    refused("T3 0", "0 dimensions", |f| floats(f, &[])),
     refused("T3 2^32-1", Q, |f| f.tensor(Q).n_dims = Some(u32::MAX)),
     refused("T4 first", Q, |f| dims(f, &[0, 64])),
     refused("T4 second", Q, |f| dims(f, &[64, 0])),
