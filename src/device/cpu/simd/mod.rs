@@ -4,13 +4,13 @@
 //! must keep: the value of (t, r) is the same bits whatever the size of the tile, so that neither
 //! threads nor batches show; it may not read outside the rows that it is given.
 //!
-//! To add a kernel for a type: write it in a file of its instruction set, name it in that file's
-//! `matmul` (which says whether it took the tile), and let [`Isa::form`] say which form of the
-//! activations it reads. What no kernel takes goes to `portable`, in the same form. The tests at the
-//! end of this file hold every instruction set of the machine against the scalar code of `quant`.
+//! `portable` has the oracle, `x86` the kernels of the other instruction sets, each of which has one for
+//! every type; [`Isa::form`] says in which form they read activations.
 
 mod elementwise;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::pool::Tile;
 use crate::error::{Error, Result};
@@ -164,10 +164,11 @@ impl Isa {
     /// out[t][r] = weights.row(r) · input.row(t), for the tile's rows t and columns r, both counted from 0. `room` holds at
     /// least `weights.cols` elements and its contents mean nothing.
     pub fn matmul(self, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, room: &mut [f32]) {
-        match self.form(weights.ty) {
-            Form::Float => portable::matmul(weights, input, out, room),
-            Form::Q8 => portable::matmul_q8(weights, input, out),
+        #[cfg(target_arch = "x86_64")]
+        if self != Isa::Portable {
+            return x86::matmul(self, weights, input, out);
         }
+        portable::matmul(weights, input, out, room);
     }
 }
 

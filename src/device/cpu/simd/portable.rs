@@ -1,4 +1,4 @@
-//! The matrix kernels for any CPU, and for types that an instruction set has no kernel for.
+//! The kernels for any CPU, and the oracle of the others.
 
 use super::{Input, WeightRows};
 use crate::device::cpu::pool::Tile;
@@ -14,15 +14,6 @@ pub fn matmul(weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, roo
         quant::dequantise(weights.ty, weights.row(r), row);
         for t in 0..out.rows().len() {
             out.row(t)[r] = dot(row, input.float_row(t));
-        }
-    }
-}
-
-pub fn matmul_q8(weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>) {
-    for r in 0..out.cols().len() {
-        let row = weights.row(r);
-        for t in 0..out.rows().len() {
-            out.row(t)[r] = quant::dot_q8(weights.ty, row, input.q8_row(t));
         }
     }
 }
