@@ -88,20 +88,61 @@ fn every_bit_flip_through_the_engine() {
     }
 }
 
-/// The other families' keys: everything before the tokenizer's.
+const FAMILIES: [&str; 9] = ["mixtral", "qwen2", "qwen3", "qwen3moe", "phi3", "phi3long", "gemma3", "gptoss", "gpt2"];
+
+/// A model of the family, and where its own keys end and the tokenizer's begin.
+fn family(name: &str) -> (Vec<u8>, usize) {
+    let bytes = golden(&format!("{name}-f32"));
+    let mark = b"tokenizer.ggml.model";
+    let end = bytes.windows(mark.len()).position(|w| w == mark).expect("a tokenizer");
+    (bytes, end)
+}
+
 #[test]
 fn every_bit_flip_of_every_family() {
     let _alone = alone();
-    for name in ["mixtral", "qwen2", "qwen3", "qwen3moe", "phi3", "phi3long", "gemma3", "gptoss", "gpt2"] {
-        let mut bytes = golden(&format!("{name}-f32"));
-        let mark = b"tokenizer.ggml.model";
-        let end = bytes.windows(mark.len()).position(|w| w == mark).expect("a tokenizer");
+    for name in FAMILIES {
+        let (mut bytes, end) = family(name);
         for bit in 0..end * 8 {
             let what = format!("{name} with bit {} of byte {} flipped", bit % 8, bit / 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             names_a_culprit(&what, &check(&what, &bytes));
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+}
+
+/// Bits a prime apart: all places of a byte and of a number come up.
+#[test]
+fn bit_flips_of_every_family_through_the_engine() {
+    let _alone = alone();
+    let engine = Engine::new();
+    for name in FAMILIES {
+        let (bytes, end) = family(name);
+        let patient = Patient::new("families", bytes.clone());
+        for bit in (0..end * 8).step_by(11) {
+            let what = format!("{name} with bit {} of byte {} flipped", bit % 8, bit / 8);
+            let flipped = bytes[bit / 8] ^ (1 << (bit % 8));
+            names_a_culprit(&what, &patient.check_with(&engine, &what, bit / 8, &[flipped]));
+        }
+    }
+}
+
+/// Weights of any bits: infinite, NaN, denormal. The file is sound, so it must load.
+#[test]
+fn random_weights_through_the_engine() {
+    let _alone = alone();
+    let engine = Engine::new();
+    let mut noise = Noise(0x2545_f491_4f6c_dd1d);
+    let file = llama::model();
+    let (sound, head) = (file.bytes(), file.head_bytes());
+    let patient = Patient::new("weights", sound.clone());
+    for round in 0..500 {
+        let offset = head + noise.below(sound.len() - head - 4_096);
+        let bytes: Vec<u8> = (0..1 + noise.below(4_096)).map(|_| noise.next() as u8).collect();
+        let what = format!("random weights {round}");
+        let outcome = patient.check_with(&engine, &what, offset, &bytes);
+        assert!(matches!(outcome, Outcome::Loaded), "{what}: {outcome:?}");
     }
 }
 
