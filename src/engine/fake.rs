@@ -11,7 +11,7 @@ use crate::device::{Device, Executor, KvMemory, LoadedModel, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::Source;
 use crate::model::Heads;
-use crate::plan::{Batch, Draw, KvGroup, KvType, Limits, Output, PAGE_TOKENS, Plan, Segment, Tokens, Want};
+use crate::plan::{Batch, Draw, KvGroup, KvType, Limits, Output, PAGE_TOKENS, Phase, Plan, Segment, Tokens, Want};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,8 +37,11 @@ pub struct Setup {
     /// Pages that a group can have.
     pub most_pages: u32,
     pub step: Duration,
+    /// On top of the step, for each row.
+    pub row: Duration,
     /// One draw in so many ends the answer.
     pub end_in: u64,
+    pub shares_prefixes: bool,
 }
 
 impl Default for Setup {
@@ -52,7 +55,9 @@ impl Default for Setup {
             context: 4096,
             most_pages: 10_000,
             step: Duration::ZERO,
+            row: Duration::ZERO,
             end_in: 200,
+            shares_prefixes: true,
         }
     }
 }
@@ -63,6 +68,10 @@ pub struct Fake {
     pages: Mutex<Vec<Vec<[u64; PAGE_TOKENS]>>>,
     pub lost: AtomicBool,
     pub steps: AtomicU64,
+    /// Rows of prompts that were computed.
+    pub prefilled: AtomicU64,
+    /// The most rows of prompts in a batch that also decodes.
+    pub most_beside: AtomicU64,
     pub most_pages: AtomicU64,
 }
 
@@ -86,6 +95,7 @@ impl Setup {
             limits,
             loaded: LoadedModel { executor: Box::new(executor), kv: fake.clone(), weights: fake.clone() },
             vocabulary: Arc::new(Letters),
+            shares_prefixes: self.shares_prefixes,
         };
         (Model::assemble(parts).expect("a thread"), fake)
     }
@@ -170,7 +180,7 @@ struct Hash {
     setup: Setup,
     /// By slot, of the last batch submitted.
     sampled: HashMap<u32, u32>,
-    queue: VecDeque<Vec<Output>>,
+    queue: VecDeque<(Duration, Vec<Output>)>,
     /// By slot: the next position.
     positions: HashMap<u32, usize>,
 }
@@ -195,18 +205,31 @@ impl Executor for Hash {
                 _ => None,
             };
         }
-        self.queue.push_back(outputs);
+        let time = self.setup.step + self.setup.row * batch.rows() as u32;
+        self.queue.push_back((time, outputs));
         Ok(())
     }
 
     fn collect(&mut self) -> Result<Vec<Output>> {
-        std::thread::sleep(self.setup.step);
+        let (time, outputs) = self.queue.pop_front().expect("a batch was submitted");
+        std::thread::sleep(time);
         self.fake.steps.fetch_add(1, Ordering::SeqCst);
         if self.fake.lost.load(Ordering::SeqCst) {
             return Err(Error::launch("lost in flight"));
         }
-        Ok(self.queue.pop_front().expect("a batch was submitted"))
+        Ok(outputs)
     }
+}
+
+/// The pages (group, page) that a segment writes.
+fn written(segment: &Segment) -> impl Iterator<Item = (usize, u32)> {
+    let pages = segment.position / PAGE_TOKENS..=(segment.position + segment.tokens.len() - 1) / PAGE_TOKENS;
+    let groups = 0..segment.pages.groups.len();
+    pages.flat_map(move |p| groups.clone().map(move |g| (g, segment.pages.page(g, p * PAGE_TOKENS))))
+}
+
+fn holds(segment: &Segment, (group, page): (usize, u32)) -> bool {
+    segment.pages.groups[group].contains(&page)
 }
 
 fn has(segment: &Segment, mark: char) -> bool {
@@ -221,15 +244,22 @@ impl Hash {
         assert!(draws <= self.setup.logit_rows, "{draws} draws");
         let slots: HashSet<u32> = batch.segments.iter().map(|s| s.slot).collect();
         assert_eq!(slots.len(), batch.segments.len(), "one segment per slot");
-        let mut pages = HashSet::new();
         for segment in &batch.segments {
             assert!((segment.slot as usize) < self.setup.sequences && !segment.tokens.is_empty());
-            let next = if segment.position == 0 { 0 } else { self.positions[&segment.slot] };
-            assert_eq!(segment.position, next, "positions follow each other");
+            let next = self.positions.get(&segment.slot).copied().unwrap_or(0);
+            // A multiple of the page's length: the first segment, or pages that were found.
+            assert!(segment.position == next || segment.position.is_multiple_of(PAGE_TOKENS), "positions follow");
             self.positions.insert(segment.slot, segment.position + segment.tokens.len());
-            for (group, ids) in segment.pages.groups.iter().enumerate() {
-                assert!(ids.iter().all(|&page| pages.insert((group, page))), "a page of two sequences");
+            if segment.phase == Phase::Prefill {
+                self.fake.prefilled.fetch_add(segment.tokens.len() as u64, Ordering::SeqCst);
             }
+        }
+        let rows = |phase| batch.segments.iter().filter(|s| s.phase == phase).map(|s| s.tokens.len() as u64).sum();
+        let (prefill, decode): (u64, u64) = (rows(Phase::Prefill), rows(Phase::Decode));
+        self.fake.most_beside.fetch_max(if decode > 0 { prefill } else { 0 }, Ordering::SeqCst);
+        for (writer, reader) in batch.segments.iter().flat_map(|w| batch.segments.iter().map(move |r| (w, r))) {
+            let alone = writer.slot == reader.slot || written(writer).all(|page| !holds(reader, page));
+            assert!(alone, "a page is written that another sequence of the batch holds");
         }
     }
 

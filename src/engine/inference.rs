@@ -38,7 +38,7 @@ struct Reader {
 impl Inference {
     pub(super) fn start(shared: Arc<Shared>, vocabulary: Arc<dyn Vocabulary>, order: Order) -> Result<Self> {
         let prompt_tokens = order.prompt.len();
-        let lease = with_relief(|| shared.pages.take(prompt_tokens + order.limit.0))?;
+        let lease = with_relief(|| shared.pages.take(&order.prompt, prompt_tokens + order.limit.0))?;
         let outbox = Arc::new(Outbox::new());
         shared.enter(Sequence::new(order, lease, outbox.clone()))?;
         Ok(Self { shared, vocabulary, outbox, prompt_tokens, reader: Mutex::default() })
@@ -74,6 +74,11 @@ impl Inference {
     /// Why the answer ended, once the scheduler is done with it.
     pub fn finish(&self) -> Option<Result<Finish>> {
         self.outbox.finish()
+    }
+
+    /// Tokens of the prompt that did not have to be computed, since another inference's prompt begins alike.
+    pub fn reused_tokens(&self) -> usize {
+        self.outbox.reused()
     }
 
     /// Tokens of the prompt, special ones included.

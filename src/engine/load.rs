@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const CONTEXT: &str = "WORKER_ORCD_CONTEXT";
+const PREFIX: &str = "WORKER_ORCD_PREFIX";
 
 pub(super) fn load(device: &Arc<dyn Device>, path: &Path) -> Result<Parts> {
     let context = asked_context()?;
@@ -30,7 +31,8 @@ pub(super) fn load(device: &Arc<dyn Device>, path: &Path) -> Result<Parts> {
     let mut attempt = || device.load(plan.clone(), gguf.source().clone(), limits, &mut progress);
     let loaded = with_relief(&mut attempt)?;
     log::info!("{name}: {family}, context {}, on {}", plan.context, device.name());
-    Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary: Arc::new(tokenizer) })
+    let vocabulary = Arc::new(tokenizer);
+    Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary, shares_prefixes: shares_prefixes()? })
 }
 
 /// The context that the environment asks for.
@@ -41,6 +43,16 @@ fn asked_context() -> Result<Option<usize>> {
     match value.to_str().and_then(|v| v.trim().parse().ok()) {
         Some(tokens) if tokens > 0 => Ok(Some(tokens)),
         _ => Err(Error::parameter(format!("{CONTEXT} is {value:?}, not a number of tokens"))),
+    }
+}
+
+/// Whether prompts share pages; the environment can forbid it.
+fn shares_prefixes() -> Result<bool> {
+    let value = std::env::var_os(PREFIX).unwrap_or_default();
+    match value.to_str() {
+        Some("" | "on") => Ok(true),
+        Some("off") => Ok(false),
+        _ => Err(Error::parameter(format!("{PREFIX} is {value:?}, neither \"on\" nor \"off\""))),
     }
 }
 

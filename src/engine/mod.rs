@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod group;
 mod inference;
 mod load;
 mod model;
 mod outbox;
 mod pace;
 mod pages;
+mod prefix;
 pub mod process;
 mod relief;
 mod request;
@@ -24,6 +26,8 @@ mod vocabulary;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod sharing_tests;
 #[cfg(test)]
 mod tests;
 

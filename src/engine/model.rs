@@ -27,6 +27,8 @@ pub struct Parts {
     pub limits: Limits,
     pub loaded: LoadedModel,
     pub vocabulary: Arc<dyn Vocabulary>,
+    /// Whether prompts that begin alike share what is computed of their beginnings.
+    pub shares_prefixes: bool,
 }
 
 /// Cheap to clone; unloaded with the last clone, or by [`Model::unload`].
@@ -55,9 +57,9 @@ impl Model {
 
     /// Starts the scheduler of a model whose weights are on the device.
     pub fn assemble(parts: Parts) -> Result<Self> {
-        let Parts { device, plan, limits, loaded, vocabulary } = parts;
+        let Parts { device, plan, limits, loaded, vocabulary, shares_prefixes } = parts;
         let LoadedModel { executor, kv, weights } = loaded;
-        let shared = Arc::new(Shared::new(Pages::new(&plan, &limits, kv)));
+        let shared = Arc::new(Shared::new(Pages::new(&plan, &limits, kv, shares_prefixes)));
         relief::register(&shared);
         let scheduler = Scheduler::new(shared.clone(), executor, device, vocabulary.clone(), limits);
         let thread = std::thread::Builder::new().name("worker-orcd".into()).spawn(|| scheduler.run());

@@ -7,7 +7,7 @@
 use super::sync::{lock, wait};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
 /// Tokens that are computed ahead of the host's pulls.
@@ -34,6 +34,8 @@ pub struct Outbox {
     state: Mutex<State>,
     changed: Condvar,
     cancelled: AtomicBool,
+    /// Tokens of the prompt that another inference had computed.
+    reused: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -83,6 +85,10 @@ impl Outbox {
 
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub fn count_reused(&self, tokens: usize) {
+        self.reused.fetch_add(tokens, Ordering::Relaxed);
     }
 
     fn notify(&self, state: &State) {
@@ -135,6 +141,11 @@ impl Outbox {
             state = wait(&self.changed, state);
             state.waiting -= 1;
         }
+    }
+
+    /// Tokens of the prompt that did not have to be computed, so far.
+    pub fn reused(&self) -> usize {
+        self.reused.load(Ordering::Relaxed)
     }
 
     /// How the answer ended, once it has.

@@ -3,20 +3,26 @@
 //! A sequence takes its slot and all the pages it can ever need at its start, or is refused; nothing is taken later. Pages
 //! that come back stay in the pool for the next sequence, lowest numbers first, so that the memory above the highest page in
 //! use can be given back. A page's old content is never read: a position is looked at only after the sequence that holds
-//! the page has written it.
+//! the page has written it, or after it was found to hold the very tokens that stand there ([`super::prefix`]).
 
+use super::group::Group;
+use super::prefix::{Block, Prefixes};
 use super::sync::lock;
 use crate::device::KvMemory;
 use crate::error::{Error, Result};
-use crate::plan::{KvGroup, Limits, PageTable, Plan};
+use crate::plan::{KvGroup, Limits, PAGE_TOKENS, PageTable, Plan};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+/// Blocks that nobody holds are kept while the pool need not grow for it beyond so many tokens.
+const KEPT_TOKENS: usize = 8192;
+
 /// What a sequence holds. It must come back through [`Pages::give_back`].
-#[derive(Debug)]
 pub struct Lease {
     pub slot: u32,
     pub table: Arc<PageTable>,
+    /// The full pages of the prompt, which others may share; empty where pages are not shared.
+    pub chain: Vec<Arc<Block>>,
 }
 
 pub struct Pages {
@@ -24,6 +30,8 @@ pub struct Pages {
     /// Tokens of one sequence that are computed at once, at most.
     chunk_tokens: usize,
     slots: u32,
+    /// Whether prompts that begin alike share pages.
+    shares: bool,
     pool: Mutex<Pool>,
 }
 
@@ -32,65 +40,61 @@ struct Pool {
     kv: Option<Arc<dyn KvMemory>>,
     free_slots: BTreeSet<u32>,
     groups: Vec<Group>,
-}
-
-#[derive(Default)]
-struct Group {
-    free: BTreeSet<u32>,
-    /// Pages 0..backed have memory.
-    backed: u32,
+    prefixes: Prefixes,
 }
 
 impl Pages {
-    pub fn new(plan: &Plan, limits: &Limits, kv: Arc<dyn KvMemory>) -> Self {
+    /// `share`: prompts that begin alike share pages, where the model allows it: a page of a windowed group is overwritten.
+    pub fn new(plan: &Plan, limits: &Limits, kv: Arc<dyn KvMemory>, share: bool) -> Self {
         let slots = u32::try_from(limits.sequences).unwrap_or(u32::MAX);
         let groups = plan.kv_groups.iter().map(|_| Group::default()).collect();
-        let pool = Pool { kv: Some(kv), free_slots: (0..slots).collect(), groups };
-        Self { groups: plan.kv_groups.clone(), chunk_tokens: limits.batch_tokens, slots, pool: Mutex::new(pool) }
+        let pool = Pool { kv: Some(kv), free_slots: (0..slots).collect(), groups, prefixes: Prefixes::default() };
+        Self {
+            shares: share && plan.kv_groups.iter().all(|g| g.window.is_none()),
+            groups: plan.kv_groups.clone(),
+            chunk_tokens: limits.batch_tokens,
+            slots,
+            pool: Mutex::new(pool),
+        }
     }
 
-    /// A slot, and pages for `tokens`: all or nothing.
-    pub fn take(&self, tokens: usize) -> Result<Lease> {
+    /// A slot, and pages for `prompt` and all that follows it up to `tokens` in all: all or nothing.
+    pub fn take(&self, prompt: &[u32], tokens: usize) -> Result<Lease> {
         let mut pool = lock(&self.pool);
         let kv = pool.kv.clone().ok_or_else(unloaded)?;
         let Some(&slot) = pool.free_slots.first() else {
             let slots = self.slots;
             return Err(Error::memory(format!("all {slots} places for inferences of this model are taken")));
         };
-        let wanted = self.groups.iter().map(|g| g.pages_for(tokens, self.chunk_tokens));
+        let shared = if self.shares { prompt } else { &[] };
+        let mut chain = pool.prefixes.hold_known(shared);
+        let wanted = self.groups.iter().map(|g| g.pages_for(tokens, self.chunk_tokens).saturating_sub(chain.len()));
         let wanted: Vec<usize> = wanted.collect();
-        self.grow(&mut pool, &*kv, &wanted, tokens)?;
-        pool.free_slots.remove(&slot);
-        let taken = pool.groups.iter_mut().zip(&wanted).map(|(group, &n)| group.take(n));
-        let table = PageTable { groups: taken.collect() };
-        Ok(Lease { slot, table: Arc::new(table) })
-    }
-
-    /// Sees that every group has `wanted` free pages; gives back what it had added where one group fails.
-    fn grow(&self, pool: &mut Pool, kv: &dyn KvMemory, wanted: &[usize], tokens: usize) -> Result<()> {
-        for (index, &n) in wanted.iter().enumerate() {
-            let group = &mut pool.groups[index];
-            let Err(error) = group.grow(n, |pages| kv.resize(index, pages)) else {
-                continue;
-            };
-            pool.trim(kv);
-            let reason = format!("no KV memory for {tokens} tokens now ({n} pages of group {index}): {error}");
-            return Err(Error::new(error.code(), reason));
+        if let Err(error) = pool.make_room(&*kv, &wanted) {
+            pool.release(&chain);
+            return Err(Error::new(error.code(), format!("no KV memory for {tokens} tokens now: {error}")));
         }
-        Ok(())
+        pool.free_slots.remove(&slot);
+        let table = pool.hand_out(shared, &mut chain, wanted);
+        Ok(Lease { slot, table: Arc::new(table), chain })
     }
 
     pub fn give_back(&self, lease: Lease) {
         let mut pool = lock(&self.pool);
         pool.free_slots.insert(lease.slot);
-        for (group, pages) in pool.groups.iter_mut().zip(&lease.table.groups) {
-            group.free.extend(pages);
+        for block in &lease.chain {
+            block.disclaim(lease.slot);
         }
+        for (group, pages) in pool.groups.iter_mut().zip(&lease.table.groups) {
+            group.give_back(&pages[lease.chain.len()..]);
+        }
+        pool.release(&lease.chain);
     }
 
     /// Gives the memory above the highest page in use back to the device.
     pub fn trim(&self) {
         let mut pool = lock(&self.pool);
+        while pool.evict() {}
         if let Some(kv) = pool.kv.clone() {
             pool.trim(&*kv);
         }
@@ -114,6 +118,59 @@ pub fn unloaded() -> Error {
 }
 
 impl Pool {
+    /// Sees that every group has its `wanted` free pages. Blocks that nobody holds go first where there are many, and
+    /// last where there are few.
+    fn make_room(&mut self, kv: &dyn KvMemory, wanted: &[usize]) -> Result<()> {
+        while self.is_short(wanted) && self.prefixes.idle_count() > KEPT_TOKENS / PAGE_TOKENS {
+            self.evict();
+        }
+        while let Err(error) = self.grow(kv, wanted) {
+            if !self.evict() {
+                self.trim(kv);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_short(&self, wanted: &[usize]) -> bool {
+        self.groups.iter().zip(wanted).any(|(group, &n)| group.missing(n) > 0)
+    }
+
+    fn grow(&mut self, kv: &dyn KvMemory, wanted: &[usize]) -> Result<()> {
+        let groups = self.groups.iter_mut().zip(wanted).enumerate();
+        groups.into_iter().try_for_each(|(index, (group, &n))| group.grow(n, |pages| kv.resize(index, pages)))
+    }
+
+    /// Adds the missing blocks of `prompt` to `chain`; the table is the chain's pages, and private ones behind them.
+    fn hand_out(&mut self, prompt: &[u32], chain: &mut Vec<Arc<Block>>, mut wanted: Vec<usize>) -> PageTable {
+        let groups = &mut self.groups;
+        let mut page = || {
+            let pages = groups.iter_mut().zip(&mut wanted).map(|(group, n)| {
+                *n -= 1;
+                group.take(1)[0]
+            });
+            pages.collect()
+        };
+        self.prefixes.add_new(prompt, chain, &mut page);
+        let private = self.groups.iter_mut().zip(wanted).map(|(group, n)| group.take(n));
+        let table = private.enumerate().map(|(index, private)| {
+            let shared = chain.iter().map(|block| block.pages[index]);
+            shared.chain(private).collect()
+        });
+        PageTable { groups: table.collect() }
+    }
+
+    fn release(&mut self, chain: &[Arc<Block>]) {
+        let groups = &mut self.groups;
+        self.prefixes.release(chain, &mut |pages| free(groups, pages));
+    }
+
+    fn evict(&mut self) -> bool {
+        let groups = &mut self.groups;
+        self.prefixes.evict(&mut |pages| free(groups, pages))
+    }
+
     fn trim(&mut self, kv: &dyn KvMemory) {
         for (index, group) in self.groups.iter_mut().enumerate() {
             group.trim(|pages| kv.resize(index, pages));
@@ -121,35 +178,9 @@ impl Pool {
     }
 }
 
-impl Group {
-    /// Sees that `wanted` pages are free.
-    fn grow(&mut self, wanted: usize, resize: impl FnOnce(u32) -> Result<()>) -> Result<()> {
-        let missing = wanted.saturating_sub(self.free.len());
-        if missing == 0 {
-            return Ok(());
-        }
-        let missing = u32::try_from(missing).ok();
-        let pages = missing.and_then(|n| self.backed.checked_add(n));
-        let pages = pages.ok_or_else(|| Error::memory("more pages than can be numbered"))?;
-        resize(pages)?;
-        self.free.extend(self.backed..pages);
-        self.backed = pages;
-        Ok(())
-    }
-
-    fn take(&mut self, wanted: usize) -> Vec<u32> {
-        (0..wanted).map_while(|_| self.free.pop_first()).collect()
-    }
-
-    /// Giving memory back cannot be allowed to fail: if it does, the pages stay where they are.
-    fn trim(&mut self, resize: impl FnOnce(u32) -> Result<()>) {
-        let mut pages = self.backed;
-        while pages > 0 && self.free.contains(&(pages - 1)) {
-            pages -= 1;
-        }
-        if pages < self.backed && resize(pages).is_ok() {
-            self.free.split_off(&pages);
-            self.backed = pages;
-        }
+/// Frees a block's page of each group.
+fn free(groups: &mut [Group], pages: &[u32]) {
+    for (group, page) in groups.iter_mut().zip(pages) {
+        group.give_back(std::slice::from_ref(page));
     }
 }

@@ -6,7 +6,7 @@
 use super::pages::Lease;
 use super::sequence::Sequence;
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Limits, Output, Phase, Segment};
+use crate::plan::{Batch, Limits, Output, Phase, Segment, Want};
 use std::sync::Arc;
 
 use super::outbox::{Finish, Outbox};
@@ -55,7 +55,7 @@ impl Roster {
     /// The batch numbered `number`, the one after `submitted`; empty if nothing can go on.
     pub fn compose(&mut self, budget: Budget, number: u64, submitted: u64) -> Batch {
         let order = self.order.clone();
-        let left = |slot: &u32| self.peek(*slot).is_some_and(|s| s.prompt_left() > 0);
+        let left = |slot: &u32| self.peek(*slot).is_some_and(|s| s.in_prompt());
         let prompts: Vec<u32> = order.iter().copied().filter(left).collect();
         let decodes = self.choose_decodes(budget, submitted, !prompts.is_empty());
         let mut segments = Vec::with_capacity(decodes.len() + prompts.len());
@@ -90,16 +90,10 @@ impl Roster {
         let (mut rows, mut draws) = room;
         for &slot in prompts {
             let Some(sequence) = self.get(slot) else { continue };
-            let left = sequence.prompt_left();
-            // The last token of a prompt draws; without a draw to spare it waits.
-            let most = if draws == 0 { left - 1 } else { left };
-            let take = rows.min(most);
-            if take == 0 {
-                continue;
-            }
-            draws -= usize::from(take == left);
-            rows -= take;
-            segments.push(sequence.prefill(take, number));
+            let Some(segment) = sequence.prefill(rows, draws > 0, number) else { continue };
+            draws -= usize::from(segment.want != Want::Nothing);
+            rows -= segment.tokens.len();
+            segments.push(segment);
         }
     }
 

@@ -7,7 +7,8 @@
 use super::outbox::{Finish, Outbox};
 use super::pages::Lease;
 use crate::error::{Error, Result};
-use crate::plan::{Draw, Output, Phase, Segment, Tokens, Want};
+use crate::plan::{Draw, Output, PAGE_TOKENS, Phase, Segment, Tokens, Want};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The token that the next decode step starts from.
@@ -37,7 +38,10 @@ pub struct Sequence {
     drawn: usize,
     delivered: usize,
     last: Last,
-    batches_in_flight: usize,
+    /// Where each batch that it is part of ends, oldest first.
+    in_flight: VecDeque<usize>,
+    /// Pages of the prompt that are known to be computed.
+    published: usize,
     ended: bool,
     /// The number of the batch that it was last part of.
     pub served: u64,
@@ -53,15 +57,16 @@ impl Sequence {
             drawn: 0,
             delivered: 0,
             last: Last::None,
-            batches_in_flight: 0,
+            in_flight: VecDeque::with_capacity(4),
+            published: 0,
             ended: false,
             served: 0,
         }
     }
 
-    /// Prompt tokens that are not yet handed to the device.
-    pub fn prompt_left(&self) -> usize {
-        if self.ended { 0 } else { self.order.prompt.len().saturating_sub(self.position) }
+    /// Whether tokens of the prompt are not yet handed to the device.
+    pub fn in_prompt(&self) -> bool {
+        !self.ended && self.position < self.order.prompt.len()
     }
 
     /// Whether the next token of the answer can be part of a batch that follows the one numbered `submitted`.
@@ -74,12 +79,46 @@ impl Sequence {
         ready && !self.ended && self.drawn < self.order.limit.0 && self.outbox.has_room(self.drawn - self.delivered)
     }
 
-    /// The next `rows` tokens of the prompt, for the batch numbered `number`.
-    pub fn prefill(&mut self, rows: usize, number: u64) -> Segment {
-        let end = self.order.prompt.len().min(self.position + rows);
+    /// The next tokens of the prompt, up to `rows`, for the batch numbered `number`; without its last one unless it `may_draw`.
+    /// None if all that can be computed now is computed: another sequence is at work on the rest of what they share.
+    pub fn prefill(&mut self, rows: usize, may_draw: bool, number: u64) -> Option<Segment> {
+        self.skip_ready();
+        let prompt = self.order.prompt.len();
+        let most = if may_draw { prompt } else { prompt - 1 };
+        let end = self.claim_up_to(most.min(self.position.saturating_add(rows)));
+        if end <= self.position {
+            return None;
+        }
         let tokens = Tokens::Known(self.order.prompt[self.position..end].to_vec());
-        let draws = end == self.order.prompt.len();
-        self.segment(Phase::Prefill, tokens, draws, number)
+        Some(self.segment(Phase::Prefill, tokens, end == prompt, number))
+    }
+
+    /// Passes over pages that hold what the prompt has there.
+    fn skip_ready(&mut self) {
+        while self.position.is_multiple_of(PAGE_TOKENS)
+            && self.lease.chain.get(self.position / PAGE_TOKENS).is_some_and(|block| block.is_ready())
+        {
+            self.position += PAGE_TOKENS;
+            self.outbox.count_reused(PAGE_TOKENS);
+        }
+    }
+
+    /// How far, up to `end`, the sequence itself is to compute from where it is.
+    fn claim_up_to(&self, end: usize) -> usize {
+        let pages = self.position / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS);
+        let others = |page: &usize| {
+            let block = self.lease.chain.get(*page);
+            block.is_some_and(|b| b.is_ready() || !b.claim(self.lease.slot))
+        };
+        pages.into_iter().find(others).map_or(end, |page| page * PAGE_TOKENS)
+    }
+
+    /// The batch that computed the prompt up to `end` has come back: full pages of it are there for others too.
+    fn publish(&mut self, end: usize) {
+        for block in self.lease.chain.iter().take(end / PAGE_TOKENS).skip(self.published) {
+            block.set_ready();
+        }
+        self.published = self.published.max(end / PAGE_TOKENS);
     }
 
     /// The next step of the answer.
@@ -94,7 +133,7 @@ impl Sequence {
     fn segment(&mut self, phase: Phase, tokens: Tokens, draws: bool, number: u64) -> Segment {
         let position = self.position;
         self.position += tokens.len();
-        self.batches_in_flight += 1;
+        self.in_flight.push_back(self.position);
         self.served = number;
         if draws {
             self.drawn += 1;
@@ -106,10 +145,12 @@ impl Sequence {
 
     /// Takes what the batch numbered `number` gave; `ends` says whether a token ends the answer.
     pub fn accept(&mut self, output: Output, number: u64, ends: impl Fn(u32) -> bool) {
-        self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+        let end = self.in_flight.pop_front();
+        // One that has ended may have lost an earlier batch, so what it computed since is not to be trusted.
         if self.ended {
             return;
         }
+        self.publish(end.unwrap_or(0));
         match output {
             Output::Nothing => {}
             Output::Token(id) if ends(id) => self.end(Ok(Finish::EndToken)),
@@ -133,7 +174,7 @@ impl Sequence {
 
     /// The batch that it was part of did not come back with outputs.
     pub fn fail(&mut self, error: Error) {
-        self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+        self.in_flight.pop_front();
         self.end(Err(error));
     }
 
@@ -146,7 +187,7 @@ impl Sequence {
 
     /// Whether nothing will be asked of the device for it any more, and nothing is under way.
     pub fn is_over(&self) -> bool {
-        (self.ended || self.outbox.is_cancelled()) && self.batches_in_flight == 0
+        (self.ended || self.outbox.is_cancelled()) && self.in_flight.is_empty()
     }
 
     /// A cancelled one takes no further part.
