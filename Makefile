@@ -31,6 +31,7 @@ test: tools nvcc
 	@test -e /dev/nvidiactl || echo "No NVIDIA device on this machine: the tests that need a GPU say so and skip."
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
 	$(CARGO) test
 
 install: lib

@@ -68,7 +68,7 @@ pub enum Want {
     Nothing,
     /// A token drawn on the device.
     Token(Draw),
-    /// The logits [n_vocab] of the last row, padding rows included.
+    /// The logits `[n_vocab]` of the last row, padding rows included.
     Logits,
     /// The logits of every row of the segment: [rows, n_vocab].
     AllLogits,

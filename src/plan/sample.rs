@@ -13,7 +13,7 @@ use super::Draw;
 pub const GREEDY_BELOW: f32 = 1e-4;
 
 /// Draws the token at `position` (that of the token drawn: one above the row whose logits these are). `logits` is
-/// [n_vocab]; the ids `never_drawn` (ascending) are passed over. Of equal scores, compared as numbers, the lowest id wins.
+/// `[n_vocab]`; the ids `never_drawn` (ascending) are passed over. Of equal scores, compared as numbers, the lowest id wins.
 /// None where an id that may be drawn has NaN, or none has a logit above minus infinity: the sequence is poisoned.
 pub fn draw(logits: &[f32], never_drawn: &[u32], draw: Draw, position: usize) -> Option<u32> {
     let noise = (draw.temperature >= GREEDY_BELOW).then(|| Noise::new(draw.seed, position));

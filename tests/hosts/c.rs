@@ -143,6 +143,11 @@ fn health() {
 }
 
 #[test]
+fn memory() {
+    everywhere("memory");
+}
+
+#[test]
 fn reason() {
     everywhere("reason");
 }

@@ -4,6 +4,7 @@
 use crate::tools::{have, program, root, run, stdout};
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 struct Block {
     language: String,
@@ -67,4 +68,33 @@ fn every_block_runs_as_it_stands() {
     }
     // Three hosts were asked the same.
     assert!(said.matches("Paris").count() >= 3, "{said}");
+}
+
+/// The names of environment variables (and of macros, which look the same) in a folder or file.
+fn variables(path: &Path) -> Vec<String> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a readable folder");
+        return entries.flat_map(|entry| variables(&entry.expect("an entry").path())).collect();
+    }
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let quoted = text.match_indices("\"WORKER_ORCD_").map(|(at, _)| &text[at + 1..]);
+    let names = quoted.map(|rest| rest.split('"').next().unwrap_or_default().to_string());
+    names.filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).collect()
+}
+
+#[test]
+fn every_environment_variable_is_documented() {
+    let text = |name: &str| fs::read_to_string(root().join(name)).expect("a document");
+    let (readme, contributing) = (text("README.md"), text("CONTRIBUTING.md"));
+    let documented = |text: &str, name: &str| text.contains(&format!("`{name}`"));
+    for name in ["src", "build.rs"].iter().flat_map(|place| variables(&root().join(place))) {
+        let for_tests = documented(&contributing, &name);
+        assert!(documented(&readme, &name) || for_tests, "{name} is not in README.md");
+    }
+    for name in variables(&root().join("tests")) {
+        let known = documented(&contributing, &name) || documented(&readme, &name);
+        // The prefixes and macros that the header tests write.
+        let macros = ["WORKER_ORCD_VERSION", "WORKER_ORCD_NO_ERROR_ENUM", "WORKER_ORCD_"];
+        assert!(known || macros.contains(&name.as_str()), "{name} is documented nowhere");
+    }
 }

@@ -1,6 +1,8 @@
 //! GPT-2's pattern, and the one of files that set every digit apart first.
 //!
-//!     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//! ```text
+//! 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//! ```
 
 use super::class::Class;
 use super::cursor::Cursor;

@@ -1,10 +1,12 @@
 //! The patterns that followed cl100k's, which differ in four points.
 //!
-//!     (?i:'s|'t|'re|'ve|'m|'ll|'d)             contractions, here or at the end of a word
-//!     [^\r\n\p{L}\p{N}]?\p{L}+                 a word and one character before it
-//!     \p{N}{1,3}                               digits
-//!      ?[^\s\p{L}\p{N}]+[\r\n]*                symbols, and the ends of line after them
-//!     \s*[\r\n]+ | \s+(?!\S) | \s+             white space
+//! ```text
+//! (?i:'s|'t|'re|'ve|'m|'ll|'d)             contractions, here or at the end of a word
+//! [^\r\n\p{L}\p{N}]?\p{L}+                 a word and one character before it
+//! \p{N}{1,3}                               digits
+//!  ?[^\s\p{L}\p{N}]+[\r\n]*                symbols, and the ends of line after them
+//! \s*[\r\n]+ | \s+(?!\S) | \s+             white space
+//! ```
 
 use super::class::Class;
 use super::cursor::Cursor;
