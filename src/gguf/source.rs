@@ -60,7 +60,7 @@ impl Part {
             .map_err(|_| Error::load(format!("{} is too large to map: {bytes} bytes", shown(path))))?;
         // SAFETY: the mapping is private and read-only, and only ever seen as plain bytes. Another
         // process that changes the file changes weights; one that shortens it makes a later access
-        // fault, which the documentation of the CPU device states.
+        // fault, which the C header names among what a host must not let happen.
         let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(|e| failed("map", e))?;
         Ok(Self::File { file, map })
     }
