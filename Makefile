@@ -5,7 +5,7 @@
 #   make lib        the release libraries, in target/release
 #   make install    PREFIX=/usr/local DESTDIR=
 #   make uninstall  the same variables
-#   make bench      speeds on this machine
+#   make bench      speeds beside llama.cpp's, on this machine
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -40,8 +40,8 @@ install: lib
 uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install.sh --uninstall
 
-bench: tools nvcc
-	$(CARGO) bench
+bench: lib
+	@scripts/bench.sh "$(MODEL)"
 
 tools:
 	@scripts/check-tools.sh
