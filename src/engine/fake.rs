@@ -11,7 +11,9 @@ use crate::device::{Device, Executor, KvMemory, LoadedModel, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::Source;
 use crate::model::Heads;
-use crate::plan::{Batch, Draw, KvGroup, KvType, Limits, Output, PAGE_TOKENS, Phase, Plan, Segment, Tokens, Want};
+use crate::plan::{
+    Batch, Draw, KvGroup, KvType, Limits, Output, PAGE_TOKENS, PageTable, Phase, Plan, Segment, Tokens, Want,
+};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -181,8 +183,8 @@ struct Hash {
     /// By slot, of the last batch submitted.
     sampled: HashMap<u32, u32>,
     queue: VecDeque<(Duration, Vec<Output>)>,
-    /// By slot: the next position.
-    positions: HashMap<u32, usize>,
+    /// The page tables seen, each with the next position of its sequence.
+    tables: Vec<(Arc<PageTable>, usize)>,
 }
 
 impl Executor for Hash {
@@ -246,10 +248,15 @@ impl Hash {
         assert_eq!(slots.len(), batch.segments.len(), "one segment per slot");
         for segment in &batch.segments {
             assert!((segment.slot as usize) < self.setup.sequences && !segment.tokens.is_empty());
-            let next = self.positions.get(&segment.slot).copied().unwrap_or(0);
+            let known = self.tables.iter_mut().find(|t| Arc::ptr_eq(&t.0, &segment.pages));
+            let next = known.as_ref().map_or(0, |t| t.1);
             // A multiple of the page's length: the first segment, or pages that were found.
             assert!(segment.position == next || segment.position.is_multiple_of(PAGE_TOKENS), "positions follow");
-            self.positions.insert(segment.slot, segment.position + segment.tokens.len());
+            let end = segment.position + segment.tokens.len();
+            match known {
+                Some(table) => table.1 = end,
+                None => self.tables.push((segment.pages.clone(), end)),
+            }
             if segment.phase == Phase::Prefill {
                 self.fake.prefilled.fetch_add(segment.tokens.len() as u64, Ordering::SeqCst);
             }

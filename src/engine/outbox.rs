@@ -2,7 +2,7 @@
 //!
 //! Each inference has its own lock, so pulling one delays no other. The outbox holds at most [`LOOK_AHEAD`] tokens: an
 //! answer that nobody pulls stops there and costs nothing until somebody does. Whatever ends an inference, the scheduler
-//! marks it released once its pages and its slot are given back, and only then is a cancellation over.
+//! marks it released once its pages are given back, and only then is a cancellation over.
 
 use super::sync::{lock, wait};
 use crate::error::{Error, Result};
@@ -63,6 +63,10 @@ impl Outbox {
         !state.paused
     }
 
+    pub fn is_paused(&self) -> bool {
+        lock(&self.state).paused
+    }
+
     pub fn deliver(&self, token: u32) {
         let mut state = lock(&self.state);
         state.tokens.push_back(token);
@@ -76,7 +80,7 @@ impl Outbox {
         self.notify(&state);
     }
 
-    /// Pages and slot are given back.
+    /// Its pages are given back.
     pub fn release(&self) {
         let mut state = lock(&self.state);
         state.released = true;

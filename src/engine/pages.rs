@@ -1,6 +1,6 @@
-//! Who holds which KV pages and which slot.
+//! Who holds which KV pages.
 //!
-//! A sequence takes its slot and all the pages it can ever need at its start, or is refused; nothing is taken later. Pages
+//! A sequence takes all the pages it can ever need at its start, or is refused; nothing is taken later. Pages
 //! that come back stay in the pool for the next sequence, lowest numbers first, so that the memory above the highest page in
 //! use can be given back. A page's old content is never read: a position is looked at only after the sequence that holds
 //! the page has written it, or after it was found to hold the very tokens that stand there ([`super::prefix`]).
@@ -11,7 +11,6 @@ use super::sync::lock;
 use crate::device::KvMemory;
 use crate::error::{Error, Result};
 use crate::plan::{KvGroup, Limits, PAGE_TOKENS, PageTable, Plan};
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 /// Blocks that nobody holds are kept while the pool need not grow for it beyond so many tokens.
@@ -19,7 +18,8 @@ const KEPT_TOKENS: usize = 8192;
 
 /// What a sequence holds. It must come back through [`Pages::give_back`].
 pub struct Lease {
-    pub slot: u32,
+    /// No two leases of a model have the same.
+    pub id: u64,
     pub table: Arc<PageTable>,
     /// The full pages of the prompt, which others may share; empty where pages are not shared.
     pub chain: Vec<Arc<Block>>,
@@ -29,7 +29,6 @@ pub struct Pages {
     groups: Vec<KvGroup>,
     /// Tokens of one sequence that are computed at once, at most.
     chunk_tokens: usize,
-    slots: u32,
     /// Whether prompts that begin alike share pages.
     shares: bool,
     pool: Mutex<Pool>,
@@ -38,7 +37,7 @@ pub struct Pages {
 struct Pool {
     /// None once the model is unloaded.
     kv: Option<Arc<dyn KvMemory>>,
-    free_slots: BTreeSet<u32>,
+    leases: u64,
     groups: Vec<Group>,
     prefixes: Prefixes,
 }
@@ -46,26 +45,20 @@ struct Pool {
 impl Pages {
     /// `share`: prompts that begin alike share pages, where the model allows it: a page of a windowed group is overwritten.
     pub fn new(plan: &Plan, limits: &Limits, kv: Arc<dyn KvMemory>, share: bool) -> Self {
-        let slots = u32::try_from(limits.sequences).unwrap_or(u32::MAX);
         let groups = plan.kv_groups.iter().map(|_| Group::default()).collect();
-        let pool = Pool { kv: Some(kv), free_slots: (0..slots).collect(), groups, prefixes: Prefixes::default() };
+        let pool = Pool { kv: Some(kv), leases: 0, groups, prefixes: Prefixes::default() };
         Self {
             shares: share && plan.kv_groups.iter().all(|g| g.window.is_none()),
             groups: plan.kv_groups.clone(),
             chunk_tokens: limits.batch_tokens,
-            slots,
             pool: Mutex::new(pool),
         }
     }
 
-    /// A slot, and pages for `prompt` and all that follows it up to `tokens` in all: all or nothing.
+    /// Pages for `prompt` and all that follows it up to `tokens` in all: all or nothing.
     pub fn take(&self, prompt: &[u32], tokens: usize) -> Result<Lease> {
         let mut pool = lock(&self.pool);
         let kv = pool.kv.clone().ok_or_else(unloaded)?;
-        let Some(&slot) = pool.free_slots.first() else {
-            let slots = self.slots;
-            return Err(Error::memory(format!("all {slots} places for inferences of this model are taken")));
-        };
         let shared = if self.shares { prompt } else { &[] };
         let mut chain = pool.prefixes.hold_known(shared);
         let wanted = self.groups.iter().map(|g| g.pages_for(tokens, self.chunk_tokens).saturating_sub(chain.len()));
@@ -74,16 +67,15 @@ impl Pages {
             pool.release(&chain);
             return Err(Error::new(error.code(), format!("no KV memory for {tokens} tokens now: {error}")));
         }
-        pool.free_slots.remove(&slot);
+        pool.leases += 1;
         let table = pool.hand_out(shared, &mut chain, wanted);
-        Ok(Lease { slot, table: Arc::new(table), chain })
+        Ok(Lease { id: pool.leases, table: Arc::new(table), chain })
     }
 
     pub fn give_back(&self, lease: Lease) {
         let mut pool = lock(&self.pool);
-        pool.free_slots.insert(lease.slot);
         for block in &lease.chain {
-            block.disclaim(lease.slot);
+            block.disclaim(lease.id);
         }
         for (group, pages) in pool.groups.iter_mut().zip(&lease.table.groups) {
             group.give_back(&pages[lease.chain.len()..]);

@@ -8,7 +8,7 @@
 use crate::plan::PAGE_TOKENS;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A full page of a prompt, in each group.
 pub struct Block {
@@ -16,8 +16,8 @@ pub struct Block {
     pub pages: Vec<u32>,
     /// Its keys and values are in its pages.
     ready: AtomicBool,
-    /// One more than the slot of the sequence that computes it; 0 for none.
-    claim: AtomicU32,
+    /// The lease of the sequence that computes it; 0 for none.
+    claim: AtomicU64,
 }
 
 impl Block {
@@ -25,15 +25,15 @@ impl Block {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Whether `slot` is the one to compute it.
-    pub fn claim(&self, slot: u32) -> bool {
-        let claimed = self.claim.compare_exchange(0, slot + 1, Ordering::AcqRel, Ordering::Acquire);
-        claimed.map_or_else(|owner| owner == slot + 1, |_| true)
+    /// Whether `lease` is the one to compute it.
+    pub fn claim(&self, lease: u64) -> bool {
+        let claimed = self.claim.compare_exchange(0, lease, Ordering::AcqRel, Ordering::Acquire);
+        claimed.map_or_else(|owner| owner == lease, |_| true)
     }
 
-    /// `slot` will not go on with it.
-    pub fn disclaim(&self, slot: u32) {
-        let _ = self.claim.compare_exchange(slot + 1, 0, Ordering::AcqRel, Ordering::Acquire);
+    /// `lease` will not go on with it.
+    pub fn disclaim(&self, lease: u64) {
+        let _ = self.claim.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire);
     }
 
     pub fn set_ready(&self) {
@@ -90,7 +90,7 @@ impl Prefixes {
         for tokens in blocks(prompt).skip(chain.len()) {
             self.clock += 1;
             let key = (chain.last().map_or(START, |block| block.id), *tokens);
-            let (ready, claim) = (AtomicBool::new(false), AtomicU32::new(0));
+            let (ready, claim) = (AtomicBool::new(false), AtomicU64::new(0));
             let block = Arc::new(Block { id: self.clock, pages: page(), ready, claim });
             self.ids.insert(key, block.id);
             self.entries.insert(block.id, Entry { key, block: block.clone(), holders: 1, since: 0 });

@@ -7,7 +7,7 @@
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::pages::{Lease, Pages, unloaded};
-use super::roster::{Budget, Roster, count_rows};
+use super::roster::{Budget, Place, Roster, count_rows};
 use super::sequence::Sequence;
 use super::sync::{lock, wait};
 use super::vocabulary::Vocabulary;
@@ -82,7 +82,7 @@ impl Shared {
 /// A batch under way.
 struct Flight {
     number: u64,
-    slots: Vec<u32>,
+    places: Vec<Place>,
     rows: (usize, usize),
     submitted: Instant,
 }
@@ -117,7 +117,7 @@ impl Scheduler {
             device,
             vocabulary,
             limits,
-            roster: Roster::default(),
+            roster: Roster::new(&limits),
             flights: VecDeque::new(),
             number: 0,
             pace: Pace::default(),
@@ -163,12 +163,11 @@ impl Scheduler {
     /// Queues the next batch. False if nothing can go on, or the device would not take it.
     fn submit(&mut self) -> bool {
         let budget = Budget::new(&self.limits, self.pace.chunk());
-        let batch = self.roster.compose(budget, self.number + 1, self.number);
+        let (batch, places) = self.roster.compose(budget, self.number + 1, self.number);
         if batch.segments.is_empty() {
             return false;
         }
-        let slots = batch.segments.iter().map(|s| s.slot).collect();
-        let flight = Flight { number: self.number + 1, slots, rows: count_rows(&batch), submitted: Instant::now() };
+        let flight = Flight { number: self.number + 1, places, rows: count_rows(&batch), submitted: Instant::now() };
         self.launch(&batch, flight)
     }
 
@@ -180,7 +179,7 @@ impl Scheduler {
                 true
             }
             Err(error) => {
-                self.fail(&flight.slots, &error);
+                self.fail(&flight.places, &error);
                 self.again = true;
                 false
             }
@@ -190,24 +189,24 @@ impl Scheduler {
     /// Waits for the oldest batch and hands out what it gave.
     fn collect(&mut self) {
         let Some(flight) = self.flights.pop_front() else { return };
-        match self.executor.collect().and_then(|outputs| same_count(outputs, flight.slots.len())) {
+        match self.executor.collect().and_then(|outputs| same_count(outputs, flight.places.len())) {
             Ok(outputs) => {
                 let vocabulary = &self.vocabulary;
-                self.roster.accept(&flight.slots, outputs, flight.number, &|id| vocabulary.ends(id));
+                self.roster.accept(&flight.places, outputs, flight.number, &|id| vocabulary.ends(id));
                 let now = Instant::now();
                 let began = flight.submitted.max(self.collected);
                 self.pace.observe(flight.rows.0, flight.rows.1, (now - began).as_secs_f64());
                 self.collected = now;
             }
-            Err(error) => self.fail(&flight.slots, &error),
+            Err(error) => self.fail(&flight.places, &error),
         }
         self.reap();
     }
 
     /// Ends the sequences of a batch that failed; all, and all to come, if the device is lost.
-    fn fail(&mut self, slots: &[u32], error: &Error) {
-        log::error!("a step of {} inferences failed: {error}", slots.len());
-        self.roster.fail(slots, error);
+    fn fail(&mut self, places: &[Place], error: &Error) {
+        log::error!("a step of {} inferences failed: {error}", places.len());
+        self.roster.fail(places, error);
         if let Err(lost) = self.device.check_health() {
             lock(&self.shared.inbox).refusal.get_or_insert(lost.clone());
             self.roster.end_all(Err(lost));

@@ -2,7 +2,7 @@
 //!
 //! `position` counts the tokens handed to the device, `drawn` the draws asked of it, `delivered` those that came back. How many
 //! draws there can be is known from the start, so the only surprise is an end token: the draw that is then already in flight
-//! is thrown away, and pages and slot are kept until it has come back.
+//! is thrown away, and the pages are kept until it has come back.
 
 use super::outbox::{Finish, Outbox};
 use super::pages::Lease;
@@ -33,6 +33,8 @@ pub struct Order {
 pub struct Sequence {
     pub lease: Lease,
     pub outbox: Arc<Outbox>,
+    /// The device's slot, while it has one.
+    pub slot: Option<u32>,
     order: Order,
     position: usize,
     drawn: usize,
@@ -52,6 +54,7 @@ impl Sequence {
         Self {
             lease,
             outbox,
+            slot: None,
             order,
             position: 0,
             drawn: 0,
@@ -108,7 +111,7 @@ impl Sequence {
         let pages = self.position / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS);
         let others = |page: &usize| {
             let block = self.lease.chain.get(*page);
-            block.is_some_and(|b| b.is_ready() || !b.claim(self.lease.slot))
+            block.is_some_and(|b| b.is_ready() || !b.claim(self.lease.id))
         };
         pages.into_iter().find(others).map_or(end, |page| page * PAGE_TOKENS)
     }
@@ -140,7 +143,7 @@ impl Sequence {
             self.last = Last::Flying(number);
         }
         let want = if draws { Want::Token(self.order.draw) } else { Want::Nothing };
-        Segment { slot: self.lease.slot, phase, position, tokens, pages: self.lease.table.clone(), want }
+        Segment { slot: self.slot.unwrap_or(0), phase, position, tokens, pages: self.lease.table.clone(), want }
     }
 
     /// Takes what the batch numbered `number` gave; `ends` says whether a token ends the answer.
@@ -183,6 +186,11 @@ impl Sequence {
             self.ended = true;
             self.outbox.end(end);
         }
+    }
+
+    /// Whether it can do without its slot: the answer stands still until it is pulled, and nothing of it is on the device.
+    pub fn can_yield(&self) -> bool {
+        self.in_flight.is_empty() && !self.in_prompt() && self.outbox.is_paused()
     }
 
     /// Whether nothing will be asked of the device for it any more, and nothing is under way.

@@ -147,13 +147,15 @@ fn pages_in_a_pool_are_given_back_when_others_need_memory() {
 }
 
 #[test]
-fn slots_run_out_and_come_back() {
-    let (model, _) = Setup { sequences: 2, step: Duration::from_millis(50), ..Setup::default() }.load();
-    let open = [start(&model, "a", 9, 0).expect("a slot"), start(&model, "a", 9, 1).expect("a slot")];
-    let refused = start(&model, "a", 9, 2).err().expect("no slot");
-    assert_eq!(refused.code(), ErrorCode::OutOfMemory);
-    drop(open);
-    assert!(start(&model, "a", 9, 2).is_ok());
+fn more_inferences_than_slots_take_turns() {
+    for depth in [1, 2] {
+        let (model, _) = Setup { depth, sequences: 2, ..Setup::default() }.load();
+        let lots: Vec<_> = (0..20).map(lot).collect();
+        let open: Vec<_> = lots.iter().map(|(p, t, s)| start(&model, p, *t, *s).expect("memory")).collect();
+        for (n, inference) in open.iter().enumerate().rev() {
+            assert_eq!(read(inference).expect("text"), alone(&Setup::default(), n as u64), "{n}");
+        }
+    }
 }
 
 #[test]

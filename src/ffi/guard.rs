@@ -44,10 +44,13 @@ pub fn plain<T>(otherwise: T, body: impl FnOnce() -> Result<T>) -> T {
 }
 
 fn contained<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    quiet_our_panics();
-    let _inside = Inside::enter();
-    let caught = panic::catch_unwind(AssertUnwindSafe(|| process::check().and_then(|()| body())));
-    let result = caught.unwrap_or_else(|payload| Err(fault(&*payload)));
+    // Before anything that could wait for a thread which the fork has left behind.
+    let result = process::check().and_then(|()| {
+        quiet_our_panics();
+        let _inside = Inside::enter();
+        let caught = panic::catch_unwind(AssertUnwindSafe(body));
+        caught.unwrap_or_else(|payload| Err(fault(&*payload)))
+    });
     if let Err(error) = &result {
         reason::keep(error);
     }

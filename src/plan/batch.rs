@@ -77,7 +77,8 @@ pub enum Want {
 /// Consecutive tokens of one sequence.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Below [`super::Limits::sequences`]; keeps its meaning from batch to batch until the sequence ends.
+    /// Below [`super::Limits::sequences`]. Another sequence, with another page table, may have it in a later batch, but only
+    /// once every batch with this one is collected.
     pub slot: u32,
     pub phase: Phase,
     /// The position of the first token.
