@@ -69,10 +69,17 @@ static void signals(CudaContext* context)
     CHECK(setitimer(ITIMER_REAL, &never, NULL) == 0);
 }
 
+/* While the process ends under it, an answer may end with a code. */
 static void* pull_for_ever(void* model)
 {
-    char text[65536];
-    for (;;) answer_of((CudaModel*)model, "Hello", 400, 1.0f, 1, text, sizeof text);
+    char piece[256];
+    int code = 0;
+    while (code == 0) {
+        InferenceResult* answer = cuda_inference_start((CudaModel*)model, "Hello", 400, 1.0f, 1, &code);
+        while (cuda_inference_next_token(answer, piece, sizeof piece, NULL, &code)) {
+        }
+        cuda_inference_free(answer);
+    }
     return NULL;
 }
 
