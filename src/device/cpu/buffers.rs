@@ -65,7 +65,7 @@ impl Sizes {
             + self.rows.max(self.pairs) * plan.ffn_width
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
-            + self.threads * (self.room + 2 * TILE_ELEMENTS);
+            + self.threads * (self.room + TILE_ELEMENTS);
         let integers = self.q8 + self.fine;
         let q8 = integers + integers / 32 * size_of::<f32>() + integers / 16 * size_of::<i16>();
         (floats * size_of::<f32>() + q8) as u64
@@ -158,8 +158,6 @@ pub struct RopeTable {
 pub struct Room {
     pub row: Buffer<f32>,
     pub tile: Buffer<f32>,
-    /// The second plane's share of a tile.
-    pub fine: Buffer<f32>,
 }
 
 /// A row of the batch: which segment it is of, and where it stands in its sequence.
@@ -216,8 +214,7 @@ impl Buffers {
         let table = |pairs: usize| {
             Ok(RopeTable { pairs, cos: Buffer::zeros(rows * pairs)?, sin: Buffer::zeros(rows * pairs)? })
         };
-        let tile = || Buffer::zeros(TILE_ELEMENTS);
-        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: tile()?, fine: tile()? }));
+        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: Buffer::zeros(TILE_ELEMENTS)? }));
         Ok(Self {
             hidden: Buffer::zeros(rows * plan.n_embd)?,
             x: Buffer::zeros(rows * plan.n_embd)?,

@@ -70,9 +70,9 @@ impl Context<'_> {
         let Some(gate) = g.gate else {
             return (0..tile.rows().len()).for_each(|t| self.isa.activate_up(g.activation, tile.row(t)));
         };
-        let (gates, kernel) = room.split();
+        let (gates, row) = room.split();
         let mut gates = Tile::like(gates, tile);
-        self.tile(gate, expert, input, &mut gates, kernel);
+        self.tile(gate, expert, input, &mut gates, row);
         for t in 0..tile.rows().len() {
             self.isa.activate(g.activation, gates.row(t), tile.row(t));
         }

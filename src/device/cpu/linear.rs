@@ -22,6 +22,8 @@ pub struct Context<'a> {
 
 /// Bytes of activations that a tile may read, so that they stay in a core's cache.
 const INPUT_BYTES: usize = 256 << 10;
+/// The outputs that kernels like best to have together.
+const PANEL: usize = 32;
 
 impl Context<'_> {
     /// The form of the activations that a linear's kernel reads.
@@ -37,26 +39,18 @@ impl Context<'_> {
 
     /// How large the tiles of a product [rows, outputs] are.
     pub fn block(&self, rows: usize, outputs: usize, cols: usize) -> [usize; 2] {
-        if rows <= 8 {
-            let share = outputs / (4 * self.pool.threads());
-            return [rows.max(1), share.next_multiple_of(16).clamp(16, 256)];
-        }
-        let fitting = INPUT_BYTES / cols.max(1) / 8 * 8;
-        [fitting.clamp(16, TILE_ELEMENTS / 32).min(rows), 32]
+        let fitting = (INPUT_BYTES / cols.max(1) / 4 * 4).clamp(16, TILE_ELEMENTS / PANEL);
+        let rows = rows.clamp(1, fitting);
+        let share = outputs.div_ceil(4 * self.pool.threads()).next_multiple_of(PANEL);
+        [rows, share.clamp(PANEL, (TILE_ELEMENTS / rows / PANEL * PANEL).clamp(PANEL, 256))]
     }
 
     /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.
-    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, room: Kernel<'_>) {
+    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, row: &mut [f32]) {
         let cols = tile.cols();
         let first = linear.rows.start;
         let weights = self.weights.rows(linear.weight, expert, first + cols.start..first + cols.end);
-        let input = input.rows(tile.rows());
-        self.isa.matmul(weights, input, tile, room.row);
-        if let Some(fine) = input.fine.filter(|_| self.form(linear.weight) == Form::Q8) {
-            let mut rest = Tile::like(room.fine, tile);
-            self.isa.matmul(weights, Input { q8: fine, ..input }, &mut rest, room.row);
-            (0..tile.rows().len()).for_each(|t| add(tile.row(t), rest.row(t)));
-        }
+        self.isa.matmul(weights, input.rows(tile.rows()), tile, row);
         if let Some(bias) = self.weights.bias(linear, expert, cols) {
             (0..tile.rows().len()).for_each(|t| add(tile.row(t), bias));
         }
@@ -77,9 +71,9 @@ impl Context<'_> {
         let block = self.block(out.len() / width.max(1), width, input.cols);
         self.pool.each(Grid::new(out, width, width, block), |thread, _, mut out| {
             let mut room = room(rooms, thread);
-            let (tile, kernel) = room.split();
+            let (tile, row) = room.split();
             let mut tile = Tile::like(tile, &out);
-            self.tile(linear, 0, input, &mut tile, kernel);
+            self.tile(linear, 0, input, &mut tile, row);
             for t in 0..out.rows().len() {
                 add(out.row(t), tile.row(t));
             }
@@ -87,16 +81,10 @@ impl Context<'_> {
     }
 }
 
-/// What a kernel may use: a row of weights as floats, and the second plane's share of a tile.
-pub struct Kernel<'a> {
-    row: &'a mut [f32],
-    fine: &'a mut [f32],
-}
-
 impl Room {
-    /// Room for a tile, and what a kernel may use meanwhile.
-    pub fn split(&mut self) -> (&mut [f32], Kernel<'_>) {
-        (&mut self.tile, Kernel { row: &mut self.row, fine: &mut self.fine })
+    /// Room for a tile, and for a row of weights as floats.
+    pub fn split(&mut self) -> (&mut [f32], &mut [f32]) {
+        (&mut self.tile, &mut self.row)
     }
 }
 

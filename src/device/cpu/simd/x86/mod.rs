@@ -17,7 +17,7 @@ mod tests;
 
 use super::{Input, Isa, WeightRows};
 use crate::device::cpu::pool::Tile;
-use crate::quant::QuantType;
+use crate::quant::{Q8View, QuantType};
 use avx2::Avx2;
 use avx512::Avx512;
 use lanes::{Lanes, MAX_LANES, Rows};
@@ -123,7 +123,10 @@ pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Til
     assert!(weights.bytes.len() >= rows * weights.row_bytes, "{rows} rows of weights");
     let given = if weights.ty.is_quantised() { input.q8.qs.len() } else { input.float.len() };
     assert!(given >= elements, "{tokens} rows of input");
-    assert!(input.q8.scales.len() >= input.q8.qs.len() / 32 && input.q8.sums.len() >= input.q8.qs.len() / 16);
+    for q8 in input.fine.iter().chain([&input.q8]) {
+        let len = q8.qs.len();
+        assert!(len == input.q8.qs.len() && q8.scales.len() >= len / 32 && q8.sums.len() >= len / 16);
+    }
     match tokens {
         _ if rows == 0 => {}
         ..=FEW_TOKENS => kernel.run::<FEW_TOKENS>(weights, input, out),
@@ -132,12 +135,13 @@ pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Til
 }
 
 impl Input<'_> {
-    fn tokens(&self, first: usize) -> Tokens {
+    /// The rows from `first` on, with `q8` as their integers.
+    fn tokens(&self, q8: Q8View<'_>, first: usize) -> Tokens {
         Tokens {
             floats: self.float.as_ptr().wrapping_add(first * self.cols),
-            qs: self.q8.qs.as_ptr().wrapping_add(first * self.cols),
-            scales: self.q8.scales.as_ptr().wrapping_add(first * self.cols / 32),
-            sums: self.q8.sums.as_ptr().wrapping_add(first * self.cols / 16),
+            qs: q8.qs.as_ptr().wrapping_add(first * self.cols),
+            scales: q8.scales.as_ptr().wrapping_add(first * self.cols / 32),
+            sums: q8.sums.as_ptr().wrapping_add(first * self.cols / 16),
             cols: self.cols,
         }
     }
@@ -151,9 +155,10 @@ impl Kernel {
         let mut sums = [[[0.0; MAX_LANES]; PANELS]; N];
         for first in (0..tokens).step_by(N) {
             let sums = &mut sums[..N.min(tokens - first)];
+            let planes = (input.tokens(input.q8, first), input.fine.map(|fine| input.tokens(fine, first)));
             for row in (0..rows).step_by(PANELS * self.lanes) {
                 // SAFETY: all lengths were checked, and whoever chose the instruction set saw that the CPU has it.
-                unsafe { self.pair(weights, row, rows, input.tokens(first), (&mut panels, sums)) };
+                unsafe { self.pair(weights, row, rows, planes, (&mut panels, sums)) };
                 for (t, sums) in sums.iter().enumerate() {
                     let row_out = &mut out.row(first + t)[row..];
                     for (out, sums) in row_out.chunks_mut(self.lanes).zip(sums) {
@@ -174,7 +179,7 @@ impl Kernel {
         weights: WeightRows<'_>,
         row: usize,
         rows: usize,
-        tokens: Tokens,
+        (tokens, fine): (Tokens, Option<Tokens>),
         (panels, sums): (&mut [Panel; PANELS], &mut [Sums]),
     ) {
         let start = |r: usize| weights.bytes.as_ptr().wrapping_add((row + r).min(rows - 1) * weights.row_bytes);
@@ -194,7 +199,12 @@ impl Kernel {
             self.fetch(&lanes, i * self.bytes, weights.row_bytes);
             let columns = Columns { first: col / unit, units, offset: self.offset };
             // SAFETY: the panels were filled, and the caller vouches for the tokens.
-            unsafe { (self.multiply)(panels, columns, tokens, sums) };
+            unsafe {
+                (self.multiply)(panels, columns, tokens, sums);
+                if let Some(fine) = fine.filter(|_| quantised) {
+                    (self.multiply)(panels, columns, fine, sums);
+                }
+            }
         }
     }
 

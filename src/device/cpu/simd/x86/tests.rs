@@ -5,6 +5,7 @@ use crate::quant::testing::{Rng, dequantised, random_row};
 use crate::quant::{self, Q8Row};
 
 /// What a product is made of.
+#[derive(Clone)]
 struct Case {
     ty: QuantType,
     rows: usize,
@@ -168,6 +169,24 @@ fn sums_of_pairs_hold_at_their_largest() {
                         assert!((f64::from(got) - want).abs() <= 2e-6 * size, "{isa}, {}: {got}, {want}", ty.name());
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The product of two planes is the sum of the products.
+#[test]
+fn what_the_first_plane_leaves_over_is_added() {
+    for ty in QuantType::ALL.into_iter().filter(|ty| ty.is_quantised()) {
+        let (case, other) = (Case::new(ty, [35, 512, 5]), Case::new(ty, [36, 512, 5]));
+        for isa in sets() {
+            let mut out = vec![0.0; 5 * 35];
+            let input = Input { cols: 512, float: &[], q8: case.q8.view(), fine: Some(other.q8.view()) };
+            matmul(isa, case.rows(), input, &mut Tile::whole(&mut out, 5, 35));
+            let rest = Case { weights: case.weights.clone(), rows: 35, ..other.clone() }.product(isa, 0, 5);
+            for (i, (both, (a, b))) in out.iter().zip(case.product(isa, 0, 5).iter().zip(rest)).enumerate() {
+                let (_, size) = case.oracle(i / 35, i % 35);
+                assert!(f64::from(both - (a + b)).abs() <= 4e-6 * size, "{isa}, {}: {both}, {a} + {b}", ty.name());
             }
         }
     }
