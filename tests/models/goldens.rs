@@ -1,9 +1,7 @@
 //! The golden models on the CPU: logits within the type's tolerance whatever the chunks, and the same greedy ids.
 
-mod support;
-
-use support::golden::{Golden, Prompt, relative_l2};
-use support::runner::{Runner, argmax};
+use crate::support::golden::{Golden, Prompt, relative_l2};
+use crate::support::runner::{Runner, argmax};
 use worker_orcd::device::cpu::{Isa, device_with};
 
 /// Relative L2 error of the logits that is allowed.
@@ -44,7 +42,7 @@ fn run_all(isa: Isa) {
         return;
     };
     let mut wrong = Vec::new();
-    for golden in Golden::all(&support::goldens(), &[""]) {
+    for golden in Golden::all(&crate::support::goldens(), &[""]) {
         let gguf = golden.gguf();
         let limit = tolerance(&golden.types, isa);
         let mut worst = 0f64;
@@ -71,7 +69,7 @@ fn portable() {
 #[test]
 fn a_window_of_0_is_no_window() {
     let device = device_with(Isa::Portable).unwrap();
-    for golden in Golden::all(&support::goldens(), &["phi3-f32"]) {
+    for golden in Golden::all(&crate::support::goldens(), &["phi3-f32"]) {
         for (reading, prompt) in &golden.variants {
             let mut runner = Runner::new(device.as_ref(), &golden.file(), prompt.n_ctx);
             assert!(reading.starts_with("sliding window ignored"));

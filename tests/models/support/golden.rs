@@ -10,18 +10,15 @@ pub struct Golden {
     pub name: String,
     /// The tensor types' names, in lower case: `q4_k`.
     pub types: String,
-    pub n_vocab: usize,
     pub prompts: Vec<Prompt>,
     /// Prompts as another reading of the file gives them, by the reading's name.
     pub variants: Vec<(String, Prompt)>,
-    pub texts: Vec<(String, Vec<u32>)>,
     config: Value,
     path: PathBuf,
 }
 
 pub struct Prompt {
     pub ids: Vec<u32>,
-    pub text: Option<String>,
     /// The context to open the model with.
     pub n_ctx: usize,
     /// Logits [ids.len() - logits_from, n_vocab].
@@ -49,13 +46,10 @@ impl Golden {
         let json: Value = serde_json::from_str(&text).unwrap();
         let prompts = json["prompts"].as_array().unwrap().iter().map(prompt).collect();
         let variants = json["variant_prompts"].as_array().into_iter().flatten();
-        let texts = json["tokenizer"].as_array().unwrap().iter();
         Golden {
             types: json["types"].as_str().unwrap().to_string(),
-            n_vocab: json["n_vocab"].as_u64().unwrap() as usize,
             prompts,
             variants: variants.map(|v| (v["variant"].as_str().unwrap().to_string(), prompt(v))).collect(),
-            texts: texts.map(|t| (t["text"].as_str().unwrap().to_string(), ids(&t["ids"]))).collect(),
             config: json["config"].clone(),
             path: folder.join(format!("{name}.gguf")),
             name,
@@ -89,7 +83,6 @@ fn prompt(v: &Value) -> Prompt {
     let raw = base64::engine::general_purpose::STANDARD.decode(v["logits"].as_str().unwrap()).unwrap();
     Prompt {
         ids: ids(&v["ids"]),
-        text: v["text"].as_str().map(String::from),
         n_ctx: v["n_ctx"].as_u64().unwrap() as usize,
         logits_from: v["logits_from"].as_u64().unwrap() as usize,
         logits: raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

@@ -1,11 +1,9 @@
 //! Published models with real weights on the CPU: prompt ids, greedy continuations and the likelihood of a text, against
 //! references computed from float weights. `scripts/get-model.sh` fetches the files.
 
-mod support;
-
+use crate::support::runner::{Runner, argmax};
 use serde_json::Value;
 use std::path::PathBuf;
-use support::runner::{Runner, argmax};
 use worker_orcd::device::cpu::{Isa, device_with};
 use worker_orcd::gguf::Gguf;
 use worker_orcd::plan::Phase;
@@ -16,7 +14,7 @@ const CONTEXT: usize = 1024;
 const CHUNK: usize = 128;
 
 fn reference(name: &str) -> Value {
-    let path = support::folder("WORKER_ORCD_REFERENCES", "models/real").join(name);
+    let path = crate::support::folder("WORKER_ORCD_REFERENCES", "models/real").join(name);
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
 }
 
