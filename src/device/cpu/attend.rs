@@ -3,17 +3,21 @@
 //! The pages are walked in order, each as one block of an online softmax, and blocks are aligned to
 //! absolute positions. So the sum of a row has the same order in any chunk and any batch.
 
-use super::buffers::{Buffers, Planes, Room, Row};
+use super::buffers::{Buffers, Planes, Room, Row, TILE_ELEMENTS};
 use super::linear::{Context, room};
 use super::memory::{KvCache, Rows};
-use super::pool::{Chunks, Grid};
+use super::pool::{Chunks, Grid, Tile};
 use super::rope::rotate;
+use super::simd::{Page, QUERIES, Queries, State};
 use crate::model::{Heads, Norm, WeightId};
 use crate::plan::{Batch, KvLayer, PAGE_TOKENS, PageTable, Qkv};
-use half::f16;
+use std::ops::Range;
 
 /// Rows whose q and k a thread norms and rotates at once.
 const ROWS: usize = 4;
+/// Rows of a tile of attention, and queries: rows times heads.
+const TILE_ROWS: usize = 16;
+const MOST_QUERIES: usize = 128;
 
 /// The attention step, as the plan gives it.
 #[derive(Clone, Copy)]
@@ -91,100 +95,88 @@ impl Context<'_> {
         let (n, dim) = (b.rows.len(), step.heads.dim);
         let width = step.heads.q * dim;
         let (rows, rooms) = (&b.rows, &b.rooms);
-        let sinks = step.sinks.map(|id| self.weights.vector(id));
-        self.pool.each(Grid::new(&mut b.q[..n * width], width, width, [1, dim]), |thread, _, mut tile| {
-            let head = tile.cols().start / dim;
-            let Row { segment, position } = rows[tile.rows().start];
-            let span = Span {
-                pages: &batch.segments[segment].pages,
-                position,
-                head: head / (step.heads.q / step.heads.kv),
-                sink: sinks.map(|s| s[head]),
-            };
-            let Room { row: q, .. } = &mut *room(rooms, thread);
-            let q = &mut q[..dim];
-            q.copy_from_slice(tile.row(0));
-            self.attend_row(step, span, cache, q, tile.row(0));
+        let grid = Grid::new(&mut b.q[..n * width], width, width, self.attend_block(n, step.heads));
+        self.pool.each(grid, |thread, _, mut tile| {
+            let mut room = room(rooms, thread);
+            let heads = tile.cols().start / dim..tile.cols().end / dim;
+            let mut at = tile.rows().start;
+            for rows in rows[tile.rows()].chunk_by(|a, b| a.segment == b.segment) {
+                let first = at - tile.rows().start;
+                at += rows.len();
+                let run = Run { rows, first, heads: heads.clone(), pages: &batch.segments[rows[0].segment].pages };
+                self.attend_run(step, run, cache, &mut room, &mut tile);
+            }
         });
     }
 
-    /// One row and head: `out` = attention of `q`.
-    fn attend_row(&self, step: Attend, span: Span<'_>, cache: &KvCache, q: &[f32], out: &mut [f32]) {
-        let mut sum = Softmax::new(span.sink, out);
-        let first = step.window.map_or(0, |w| (span.position + 1).saturating_sub(w));
-        let mut start = first / PAGE_TOKENS * PAGE_TOKENS;
-        while start <= span.position {
-            let tokens = first.saturating_sub(start)..(span.position - start + 1).min(PAGE_TOKENS);
-            let mut scores = [0.0; PAGE_TOKENS];
-            let scores = &mut scores[..tokens.len()];
-            let [k, v] = cache.rows(step.kv, span.pages, start, span.head);
-            let keys = tokens.start * q.len()..tokens.end * q.len();
-            match (k, v) {
-                (Rows::F32(k), Rows::F32(v)) => {
-                    let keys_of = k[keys.clone()].chunks_exact(q.len());
-                    scores.iter_mut().zip(keys_of).for_each(|(s, k)| *s = self.isa.dot(q, k) * step.scale);
-                    sum.add(scores, v[keys].chunks_exact(q.len()), |v| v);
-                }
-                (Rows::F16(k), Rows::F16(v)) => {
-                    let keys_of = k[keys.clone()].chunks_exact(q.len());
-                    scores.iter_mut().zip(keys_of).for_each(|(s, k)| *s = dot_f16(q, k) * step.scale);
-                    sum.add(scores, v[keys].chunks_exact(q.len()), f16::to_f32);
-                }
-                _ => unreachable!("keys and values are of one type"),
-            }
-            start += PAGE_TOKENS;
-        }
-        sum.finish();
+    /// Rows and columns of a tile: the heads that share keys and values together, or one where there is little to share.
+    fn attend_block(&self, rows: usize, heads: Heads) -> [usize; 2] {
+        let shared = heads.q / heads.kv;
+        let most = (MOST_QUERIES / shared).min(TILE_ELEMENTS / (shared * heads.dim));
+        let share = rows / (2 * self.pool.threads());
+        if share == 0 || most == 0 { [1, heads.dim] } else { [share.min(most).min(TILE_ROWS), shared * heads.dim] }
     }
-}
 
-/// What a row of q attends to.
-struct Span<'a> {
-    pages: &'a PageTable,
-    position: usize,
-    head: usize,
-    sink: Option<f32>,
-}
-
-/// A softmax that takes its terms block by block.
-struct Softmax<'a> {
-    max: f32,
-    sum: f32,
-    mixed: &'a mut [f32],
-}
-
-impl<'a> Softmax<'a> {
-    fn new(sink: Option<f32>, mixed: &'a mut [f32]) -> Self {
+    /// The rows of one sequence in a tile, page by page.
+    fn attend_run(&self, step: Attend, run: Run<'_>, cache: &KvCache, room: &mut Room, tile: &mut Tile<'_>) {
+        let (dim, width) = (step.heads.dim, tile.cols().len());
+        let (heads, count) = (run.heads.len(), run.rows.len() * run.heads.len());
+        let (q, mixed) = (&mut room.tile[..count * dim], &mut room.mixed[..count * dim]);
+        for (t, q) in q.chunks_exact_mut(width).enumerate() {
+            q.copy_from_slice(tile.row(run.first + t));
+        }
         mixed.fill(0.0);
-        Self { max: sink.unwrap_or(f32::NEG_INFINITY), sum: if sink.is_some() { 1.0 } else { 0.0 }, mixed }
-    }
-
-    fn add<'v, T: Copy + 'v>(
-        &mut self,
-        scores: &[f32],
-        values: impl Iterator<Item = &'v [T]>,
-        float: impl Fn(T) -> f32,
-    ) {
-        let max = scores.iter().fold(self.max, |max, &s| max.max(s));
-        if max > self.max {
-            let shrink = (self.max - max).exp();
-            self.sum *= shrink;
-            self.mixed.iter_mut().for_each(|m| *m *= shrink);
-            self.max = max;
+        let sinks = step.sinks.map(|id| &self.weights.vector(id)[run.heads.clone()]);
+        let mut states: [State; MOST_QUERIES] = std::array::from_fn(|i| State {
+            max: sinks.map_or(f32::NEG_INFINITY, |s| s[i % heads]),
+            sum: if sinks.is_some() { 1.0 } else { 0.0 },
+            tokens: [0; 2],
+        });
+        let states = &mut states[..count];
+        let kv_head = run.heads.start / (step.heads.q / step.heads.kv);
+        let mut page = run.rows[0].first(step.window) / PAGE_TOKENS * PAGE_TOKENS;
+        while page <= run.rows[run.rows.len() - 1].position {
+            for (i, state) in states.iter_mut().enumerate() {
+                state.tokens = run.rows[i / heads].tokens(step.window, page);
+            }
+            let kv = cache.rows(step.kv, run.pages, page, kv_head);
+            let few = q.chunks(QUERIES * dim).zip(mixed.chunks_mut(QUERIES * dim)).zip(states.chunks_mut(QUERIES));
+            for ((q, mixed), states) in few.filter(|(_, s)| s.iter().any(|s| s.tokens[0] < s.tokens[1])) {
+                let queries = Queries { q, states, mixed };
+                match kv {
+                    Rows::F32([keys, values]) => self.isa.attend(Page { keys, values }, step.scale, queries),
+                    Rows::F16([keys, values]) => self.isa.attend(Page { keys, values }, step.scale, queries),
+                }
+            }
+            page += PAGE_TOKENS;
         }
-        for (score, value) in scores.iter().zip(values) {
-            let weight = (score - self.max).exp();
-            self.sum += weight;
-            self.mixed.iter_mut().zip(value).for_each(|(m, &v)| *m += weight * float(v));
+        for (mixed, state) in mixed.chunks_exact_mut(dim).zip(&*states) {
+            let scale = 1.0 / state.sum;
+            mixed.iter_mut().for_each(|m| *m *= scale);
         }
-    }
-
-    fn finish(self) {
-        let scale = 1.0 / self.sum;
-        self.mixed.iter_mut().for_each(|m| *m *= scale);
+        for (t, mixed) in mixed.chunks_exact(width).enumerate() {
+            tile.row(run.first + t).copy_from_slice(mixed);
+        }
     }
 }
 
-fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b.to_f32()).sum()
+/// Rows of one sequence in a tile, whose first is the tile's row `first`, and the heads that the tile has.
+struct Run<'a> {
+    rows: &'a [Row],
+    first: usize,
+    heads: Range<usize>,
+    pages: &'a PageTable,
+}
+
+impl Row {
+    /// The first position that the row attends to.
+    fn first(&self, window: Option<usize>) -> usize {
+        window.map_or(0, |w| (self.position + 1).saturating_sub(w))
+    }
+
+    /// The tokens of the page at position `page` that the row attends to: from, to.
+    fn tokens(&self, window: Option<usize>, page: usize) -> [usize; 2] {
+        let to = (self.position + 1).saturating_sub(page).min(PAGE_TOKENS);
+        [self.first(window).saturating_sub(page).min(to), to]
+    }
 }

@@ -30,6 +30,8 @@ pub struct Sizes {
     pub fine: usize,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
+    /// Elements of its tile: the most of a product, or the head of a query if that is more.
+    pub tile: usize,
     pub rope: usize,
     pub threads: usize,
 }
@@ -54,7 +56,8 @@ impl Sizes {
             } else {
                 rows * plan.n_embd
             },
-            room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(2 * dim).max(plan.n_embd),
+            room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
+            tile: TILE_ELEMENTS.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
             threads,
         }
@@ -65,7 +68,7 @@ impl Sizes {
             + self.rows.max(self.pairs) * plan.ffn_width
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
-            + self.threads * (self.room + TILE_ELEMENTS);
+            + self.threads * (self.room + 2 * self.tile);
         let integers = self.q8 + self.fine;
         let q8 = integers + integers / 32 * size_of::<f32>() + integers / 16 * size_of::<i16>();
         (floats * size_of::<f32>() + q8) as u64
@@ -158,6 +161,8 @@ pub struct RopeTable {
 pub struct Room {
     pub row: Buffer<f32>,
     pub tile: Buffer<f32>,
+    /// Attention's sums, next to the tile that holds q.
+    pub mixed: Buffer<f32>,
 }
 
 /// A row of the batch: which segment it is of, and where it stands in its sequence.
@@ -214,7 +219,8 @@ impl Buffers {
         let table = |pairs: usize| {
             Ok(RopeTable { pairs, cos: Buffer::zeros(rows * pairs)?, sin: Buffer::zeros(rows * pairs)? })
         };
-        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: Buffer::zeros(TILE_ELEMENTS)? }));
+        let tile = || Buffer::zeros(sizes.tile);
+        let room = |_| Ok(Mutex::new(Room { row: Buffer::zeros(sizes.room)?, tile: tile()?, mixed: tile()? }));
         Ok(Self {
             hidden: Buffer::zeros(rows * plan.n_embd)?,
             x: Buffer::zeros(rows * plan.n_embd)?,

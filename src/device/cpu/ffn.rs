@@ -1,7 +1,7 @@
 //! Feed-forward layers, dense and of experts, and the projection that ends a branch.
 
 use super::buffers::{Buffers, Room, Routing};
-use super::linear::{Context, add, room};
+use super::linear::{Context, room};
 use super::pool::{Chunks, Grid, Tile};
 use super::simd::Input;
 use crate::model::{Activation, Linear, Norm};
@@ -44,7 +44,7 @@ impl Context<'_> {
         let width = self.plan.n_embd;
         self.pool.each((Chunks::new(x, width), Chunks::new(hidden, width)), |_, _, (x, hidden)| {
             normed.apply_in_place(x);
-            add(hidden, x);
+            self.isa.add(hidden, x);
         });
     }
 
@@ -148,7 +148,7 @@ impl Context<'_> {
             if let Some(normed) = normed {
                 normed.apply_in_place(x);
             }
-            add(hidden, x);
+            self.isa.add(hidden, x);
         });
     }
 }

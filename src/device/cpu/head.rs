@@ -1,7 +1,7 @@
 //! The two ends of the plan: embeddings in, logits and drawn tokens out.
 
 use super::buffers::Buffers;
-use super::linear::{Context, add, room};
+use super::linear::{Context, room};
 use super::pool::Chunks;
 use crate::model::{Linear, Norm, WeightId};
 use crate::plan::{self, Batch, Output, Segment, Tokens, Want};
@@ -29,7 +29,7 @@ impl Context<'_> {
             hidden.iter_mut().for_each(|h| *h *= step.scale);
             if let Some(positions) = step.positions {
                 self.read_row(positions, row.position, room);
-                add(hidden, room);
+                self.isa.add(hidden, room);
             }
         }
     }

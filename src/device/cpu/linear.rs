@@ -52,7 +52,7 @@ impl Context<'_> {
         let weights = self.weights.rows(linear.weight, expert, first + cols.start..first + cols.end);
         self.isa.matmul(weights, input.rows(tile.rows()), tile, row);
         if let Some(bias) = self.weights.bias(linear, expert, cols) {
-            (0..tile.rows().len()).for_each(|t| add(tile.row(t), bias));
+            (0..tile.rows().len()).for_each(|t| self.isa.add(tile.row(t), bias));
         }
     }
 
@@ -75,7 +75,7 @@ impl Context<'_> {
             let mut tile = Tile::like(tile, &out);
             self.tile(linear, 0, input, &mut tile, row);
             for t in 0..out.rows().len() {
-                add(out.row(t), tile.row(t));
+                self.isa.add(out.row(t), tile.row(t));
             }
         });
     }
@@ -91,8 +91,4 @@ impl Room {
 /// What a thread has for itself.
 pub fn room(rooms: &[Mutex<Room>], thread: usize) -> MutexGuard<'_, Room> {
     rooms[thread].lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }

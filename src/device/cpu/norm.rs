@@ -35,8 +35,8 @@ impl Normed<'_> {
             x.iter_mut().for_each(|x| *x -= mean);
         }
         let scale = 1.0 / (self.isa.dot(x, x) / n + self.eps).sqrt();
-        x.iter_mut().zip(self.weight).for_each(|(x, w)| *x = *x * scale * w);
-        x.iter_mut().zip(self.bias).for_each(|(x, b)| *x += b);
+        self.isa.scale(x, scale, self.weight);
+        self.isa.add(x, self.bias);
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! [`KvPool`] grows and shrinks the ranges from any thread; [`KvCache`], which only the executor has, reads
 //! and writes rows. A range that was given back stays accessible and reads as zeros, so a caller that
-//! shrinks what is in use gets wrong text at worst. A page is [layers][k, v][kv heads][PAGE_TOKENS][head dim].
+//! shrinks what is in use gets wrong text at worst. A page is [layers][k, v][kv heads], with keys transposed,
+//! [head dim][PAGE_TOKENS], since scores are computed in the lanes of the tokens, and values as [PAGE_TOKENS][head dim].
 
 mod buffer;
 
@@ -173,11 +174,11 @@ impl Drop for Range {
     }
 }
 
-/// The rows of a page for one head: [PAGE_TOKENS, head dim].
+/// Keys and values of a page for one head.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows<'a> {
-    F32(&'a [f32]),
-    F16(&'a [f16]),
+    F32([&'a [f32]; 2]),
+    F16([&'a [f16]; 2]),
 }
 
 /// The only way to the contents. One per pool: `store` needs it exclusively, so nobody reads what is being written.
@@ -198,38 +199,40 @@ impl KvCache {
 
     /// Writes a token's row of keys and of values, [kv heads, head dim] each.
     pub fn store(&mut self, at: KvLayer, pages: &PageTable, position: usize, kv: [&[f32]; 2]) {
+        match self.pool.kv {
+            KvType::F32 => self.store_as(at, pages, position, kv, |x| x),
+            KvType::F16 => self.store_as(at, pages, position, kv, f16::from_f32),
+        }
+    }
+
+    fn store_as<T>(&mut self, at: KvLayer, pages: &PageTable, position: usize, kv: [&[f32]; 2], to: impl Fn(f32) -> T) {
         let (range, page) = self.page(at, pages, position);
         let dim = range.group.heads.dim;
-        for (part, row) in kv.into_iter().enumerate() {
-            for (head, from) in row.chunks_exact(dim).take(range.group.heads.kv).enumerate() {
-                let start = range.at(page, at.layer, part, head) + position % PAGE_TOKENS * dim;
-                match self.pool.kv {
-                    // SAFETY: `page` checked that the page is backed, and `&mut self` that nobody reads.
-                    KvType::F32 => unsafe { slice_mut::<f32>(range, start, dim) }.copy_from_slice(from),
-                    KvType::F16 => {
-                        // SAFETY: as above.
-                        let to = unsafe { slice_mut::<f16>(range, start, dim) };
-                        to.iter_mut().zip(from).for_each(|(to, &from)| *to = f16::from_f32(from));
-                    }
-                }
-            }
+        let (len, token) = (PAGE_TOKENS * dim, position % PAGE_TOKENS);
+        let heads = kv[0].chunks_exact(dim).zip(kv[1].chunks_exact(dim)).take(range.group.heads.kv);
+        for (head, (key, value)) in heads.enumerate() {
+            // SAFETY: `page` checked that the page is backed, and `&mut self` that nobody reads.
+            let keys = unsafe { slice_mut::<T>(range, range.at(page, at.layer, 0, head), len) };
+            let slots = keys[token..].iter_mut().step_by(PAGE_TOKENS);
+            slots.zip(key).for_each(|(slot, &x)| *slot = to(x));
+            // SAFETY: as above; the two slices are of different parts of the page.
+            let values = unsafe { slice_mut::<T>(range, range.at(page, at.layer, 1, head), len) };
+            values[token * dim..].iter_mut().zip(value).for_each(|(slot, &x)| *slot = to(x));
         }
     }
 
     /// Keys and values of one head in the page that holds `position`.
-    pub fn rows(&self, at: KvLayer, pages: &PageTable, position: usize, head: usize) -> [Rows<'_>; 2] {
+    pub fn rows(&self, at: KvLayer, pages: &PageTable, position: usize, head: usize) -> Rows<'_> {
         let (range, page) = self.page(at, pages, position);
         let len = PAGE_TOKENS * range.group.heads.dim;
         assert!(head < range.group.heads.kv, "head {head} of {}", range.group.heads.kv);
-        [0, 1].map(|part| {
-            let start = range.at(page, at.layer, part, head);
-            match self.pool.kv {
-                // SAFETY: `page` checked that the page is backed, and a writer would need `&mut self`.
-                KvType::F32 => Rows::F32(unsafe { slice::<f32>(range, start, len) }),
-                // SAFETY: as above.
-                KvType::F16 => Rows::F16(unsafe { slice::<f16>(range, start, len) }),
-            }
-        })
+        let starts = [0, 1].map(|part| range.at(page, at.layer, part, head));
+        match self.pool.kv {
+            // SAFETY: `page` checked that the page is backed, and a writer would need `&mut self`.
+            KvType::F32 => Rows::F32(starts.map(|start| unsafe { slice::<f32>(range, start, len) })),
+            // SAFETY: as above.
+            KvType::F16 => Rows::F16(starts.map(|start| unsafe { slice::<f16>(range, start, len) })),
+        }
     }
 
     fn page(&self, at: KvLayer, pages: &PageTable, position: usize) -> (&Range, u32) {

@@ -7,10 +7,18 @@
 //! `portable` has the oracle, `x86` the kernels of the other instruction sets, each of which has one for
 //! every type; [`Isa::form`] says in which form they read activations.
 
+mod attention;
 mod elementwise;
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_x86;
 mod portable;
+mod quantise;
+mod rows;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub use attention::{Page, QUERIES, Queries, State};
 
 use super::pool::Tile;
 use crate::error::{Error, Result};

@@ -33,14 +33,6 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
-pub fn sum(x: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for x in x.chunks(LANES) {
-        lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x);
-    }
-    fold(lanes)
-}
-
 fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
