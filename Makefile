@@ -5,7 +5,7 @@
 #   make lib        the release libraries, in target/release
 #   make install    PREFIX=/usr/local DESTDIR=
 #   make uninstall  the same variables
-#   make bench      speeds beside llama.cpp's, on this machine
+#   make bench      speeds on this machine
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -31,7 +31,6 @@ test: tools nvcc
 	@test -e /dev/nvidiactl || echo "No NVIDIA device on this machine: the tests that need a GPU say so and skip."
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
 	$(CARGO) test
 
 install: lib
@@ -40,8 +39,8 @@ install: lib
 uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install.sh --uninstall
 
-bench: lib
-	@scripts/bench.sh "$(MODEL)"
+bench: tools nvcc
+	$(CARGO) bench
 
 tools:
 	@scripts/check-tools.sh

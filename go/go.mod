@@ -1,3 +1,0 @@
-module workerorcd
-
-go 1.19

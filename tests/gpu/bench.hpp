@@ -1,0 +1,214 @@
+// What the GPU checks share: device buffers, a repacked matrix, launches with programmatic dependence, timing by graph replay.
+#pragma once
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cuda_runtime.h>
+#include <functional>
+
+#include "../../kernels/product_layout.cuh"
+#include "reference.hpp"
+
+#define CHECK(call)                                                                              \
+    do {                                                                                         \
+        const cudaError_t error = (call);                                                        \
+        if (error != cudaSuccess) {                                                              \
+            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error)); \
+            std::exit(1);                                                                        \
+        }                                                                                        \
+    } while (0)
+
+struct RepackArgs {
+    const uint8_t* source;
+    uint8_t* target;
+    unsigned long long row_bytes;
+    uint32_t type, rows, cols;
+};
+
+struct PrepareArgs {
+    const float* in;
+    const float* weight;
+    const float* bias;
+    void* out;
+    const int* places;
+    uint32_t cols, in_stride, out_stride, copies, norm, format;
+    float eps, scale;
+};
+
+extern "C" __global__ void repack(const __grid_constant__ RepackArgs args);
+extern "C" __global__ void prepare(const __grid_constant__ PrepareArgs args);
+extern "C" __global__ void product_small(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_small_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_small_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_pair(const __grid_constant__ ProductArgs args);
+
+template <class T>
+struct Buffer {
+    T* data = nullptr;
+    size_t count;
+    explicit Buffer(size_t n) : count(n) { CHECK(cudaMalloc(&data, std::max<size_t>(n * sizeof(T), 16))); }
+    explicit Buffer(const std::vector<T>& v) : Buffer(v.size()) { CHECK(cudaMemcpy(data, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { cudaFree(data); }
+    void fill(int byte) { CHECK(cudaMemset(data, byte, count * sizeof(T))); }
+    std::vector<T> get() const {
+        std::vector<T> v(count);
+        CHECK(cudaDeviceSynchronize());
+        CHECK(cudaMemcpy(v.data(), data, count * sizeof(T), cudaMemcpyDeviceToHost));
+        return v;
+    }
+};
+
+inline const Type& type_of(uint32_t number) {
+    for (const Type& t : TYPES)
+        if (t.number == number) return t;
+    std::abort();
+}
+
+inline uint32_t kind_of(uint32_t type) {
+    switch (type) {
+        case 1: case 30: return KIND_F16;
+        case 2: return KIND_Q4_0;
+        case 3: return KIND_Q4_1;
+        case 6: return KIND_Q5_0;
+        case 7: return KIND_Q5_1;
+        case 8: return KIND_Q8_0;
+        case 10: return KIND_Q2_K;
+        case 11: return KIND_Q3_K;
+        case 12: return KIND_Q4_K;
+        case 13: return KIND_Q5_K;
+        case 14: return KIND_Q6_K;
+        case 20: case 23: return KIND_IQ4;
+        default: return KIND_MXFP4;
+    }
+}
+
+inline int multiprocessors() {
+    static int n = 0;
+    if (!n) CHECK(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, 0));
+    return n;
+}
+
+// The fields of a matrix that follow from its kind and shape.
+inline ProductMatrix describe(uint32_t kind, int rows, int cols) {
+    ProductMatrix m = {};
+    m.kind = kind, m.rows = rows;
+    m.piece_bytes = kind == KIND_F16 ? 2048 : planes(kind).record();
+    m.tile_bytes = tile_bytes(kind, cols);
+    m.last_piece_bytes = m.tile_bytes - (pieces_of(kind, cols) - 1) * m.piece_bytes;
+    m.tiles = tiles_of(rows);
+    return m;
+}
+
+template <class A>
+void launch(void (*kernel)(A), dim3 grid, int block, size_t shared, const A& args, bool dependent = false, cudaStream_t stream = 0) {
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = dim3(block), config.dynamicSmemBytes = shared, config.stream = stream;
+    config.attrs = &attribute, config.numAttrs = dependent ? 1 : 0;
+    CHECK(cudaLaunchKernelEx(&config, kernel, args));
+}
+
+// Raw rows on the device to records on the device.
+inline void repack_to(const uint8_t* raw, uint8_t* out, uint32_t type, int rows, int cols) {
+    const Type& t = type_of(type);
+    launch(repack, dim3((tiles_of(rows) * records_of(cols) + 3) / 4), 128, 0,
+           RepackArgs{raw, out, (unsigned long long)(cols / t.cols) * t.bytes, type, (uint32_t)rows, (uint32_t)cols});
+}
+
+// The kernel for so many rows of activations, with everything that the launch contract asks for.
+struct Plan {
+    void (*kernel)(ProductArgs);
+    dim3 grid;
+    int block;
+    size_t shared;
+    ProductArgs args;
+};
+
+enum class Path { small, wide, batch, prefill, prefill_wide };
+
+inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
+    const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
+    const bool prefill = path == Path::prefill || path == Path::prefill_wide;
+    const int per_unit = path == Path::small || (path == Path::wide && pair) ? 1 : path == Path::wide ? 2 : path == Path::batch && pair ? 4
+                         : path == Path::prefill_wide && !pair ? 16 : 8;
+    uint32_t units = 0;
+    bool f16 = false;
+    args.slot_bytes = 0;
+    for (uint32_t i = 0; i < args.matrices; ++i) {
+        ProductMatrix& m = args.matrix[i];
+        m.first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += (m.tiles + per_unit - 1) / per_unit;
+        const uint32_t bytes = m.kind != KIND_F16 || prefill ? m.piece_bytes : path == Path::batch ? 8192 : 0;
+        args.slot_bytes = std::max(args.slot_bytes, bytes), f16 |= m.kind == KIND_F16;
+    }
+    args.units = units;
+    Plan p = {};
+    const int tiles = pair || path == Path::wide || path == Path::prefill_wide ? 2 : 1, rows = std::min<int>(args.tokens, 64);
+    if (path == Path::small || path == Path::wide) {
+        const size_t stage = 8 * ((size_t)tiles * args.slot_bytes + 512 * args.tokens);
+        args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, 100 * 1024 / stage));
+        p.kernel = pair ? product_small_pair : path == Path::wide ? product_small_wide : product_small;
+        p.block = 256, p.shared = args.stages * stage;
+        CHECK(cudaFuncSetAttribute(p.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared));
+        int blocks = 0;
+        CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, p.kernel, p.block, p.shared));
+        p.grid = dim3(std::min<int>(units, std::max(1, blocks) * multiprocessors()), items ? items : 1);
+    } else if (path == Path::batch) {
+        const size_t stage = 8 * (size_t)args.slot_bytes + 512 * rows;
+        args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, 200 * 1024 / stage));
+        p.kernel = pair ? product_batch_pair : product_batch;
+        p.block = 256, p.shared = std::max<size_t>(args.stages * stage, 16384);
+        p.grid = dim3(units, items ? items : (args.tokens + 63) / 64);
+    } else {
+        args.weight_stages = f16 ? 4 : 2;
+        const size_t weights = args.weight_stages * 8 * tiles * (size_t)args.slot_bytes;
+        args.stages = stages ? stages : std::min<int>(8, (226 * 1024 - weights - 1024) / 16384);
+        p.kernel = pair ? product_prefill_pair : path == Path::prefill_wide ? product_prefill_wide : product_prefill;
+        p.block = 384, p.shared = 1024 + args.stages * 16384 + weights;
+        p.grid = dim3(items ? items : (args.tokens + 127) / 128, units);
+    }
+    p.args = args;
+    return p;
+}
+
+inline void run(const Plan& p, bool dependent = false, cudaStream_t stream = 0) { launch(p.kernel, p.grid, p.block, p.shared, p.args, dependent, stream); }
+
+// Microseconds of one call of `body(i)`, as the median over replays of a graph of `count` calls.
+inline double time_graph(int count, const std::function<void(int, cudaStream_t)>& body) {
+    cudaStream_t stream;
+    CHECK(cudaStreamCreate(&stream));
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < count; ++i) body(i, stream);
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    cudaEvent_t a, b;
+    CHECK(cudaEventCreate(&a));
+    CHECK(cudaEventCreate(&b));
+    std::vector<float> times;
+    for (int i = 0; i < 9; ++i) {
+        CHECK(cudaEventRecord(a, stream));
+        CHECK(cudaGraphLaunch(exec, stream));
+        CHECK(cudaEventRecord(b, stream));
+        CHECK(cudaStreamSynchronize(stream));
+        float ms;
+        CHECK(cudaEventElapsedTime(&ms, a, b));
+        if (i >= 2) times.push_back(ms);
+    }
+    CHECK(cudaGraphExecDestroy(exec));
+    CHECK(cudaGraphDestroy(graph));
+    CHECK(cudaEventDestroy(a));
+    CHECK(cudaEventDestroy(b));
+    CHECK(cudaStreamDestroy(stream));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2] * 1000.0 / count;
+}

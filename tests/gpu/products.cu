@@ -1,0 +1,294 @@
+// The check of the matrix products on a card: every type on odd shapes against doubles on the host, the same bits for any number
+// of rows, and speeds at the sizes of real models. One table; exit code 1 if anything is wrong.
+//
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/products.cu tests/gpu/timings.cu kernels/{repack,prepare,product_*}.cu
+//   products [check] [time]
+#include <memory>
+#include <string>
+
+#include "bench.hpp"
+
+void time_decode();
+void time_prefill();
+
+static int failures = 0;
+
+static void expect(bool ok, const char* what, const std::string& where, double figure) {
+    if (!ok) ++failures, std::printf("FAIL %s %s: %g\n", where.c_str(), what, figure);
+}
+
+static std::vector<float> random_x(int tokens, int cols, uint32_t seed) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> x((size_t)tokens * cols);
+    for (auto& v : x) v = normal(rng);
+    for (int m = 0; m < tokens; ++m) x[(size_t)m * cols + rng() % cols] *= 40.0f;
+    return x;
+}
+
+static Buffer<uint8_t>* prepared(const Buffer<float>& x, int tokens, int cols, int stride, uint32_t format) {
+    const size_t bytes = format == 2 ? (size_t)records_of(cols) * stride * 512 : (size_t)steps_of(cols) * stride * 128 + 128 * 128;
+    auto* out = new Buffer<uint8_t>(bytes);
+    out->fill(0xff);
+    launch(prepare, dim3(tokens), 256, 0, PrepareArgs{x.data, nullptr, nullptr, out->data, nullptr, (uint32_t)cols, (uint32_t)cols, (uint32_t)stride, 1, 0, format, 0, 1});
+    return out;
+}
+
+static double relative(const std::vector<float>& got, const std::vector<double>& want) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) error += (got[i] - want[i]) * (got[i] - want[i]), norm += want[i] * want[i];
+    return std::isfinite(error) ? std::sqrt(error / norm) : 1e9;
+}
+
+struct Case {
+    uint32_t type;
+    int rows, cols;
+    std::string name() const { return std::string(type_of(type).name) + " " + std::to_string(rows) + "x" + std::to_string(cols); }
+};
+
+static std::vector<uint32_t> bits(const std::vector<float>& v) {
+    std::vector<uint32_t> b(v.size());
+    std::memcpy(b.data(), v.data(), v.size() * 4);
+    return b;
+}
+
+struct Matrix {
+    std::vector<double> weights;
+    Buffer<uint8_t> records;
+    ProductMatrix m;
+    Matrix(const Case& c, uint32_t seed, int experts = 1)
+        : records((size_t)experts * tiles_of(c.rows / experts) * tile_bytes(kind_of(c.type), c.cols)),
+          m(describe(kind_of(c.type), c.rows, c.cols)) {
+        const Type& t = type_of(c.type);
+        const auto raw = random_blocks(t, (size_t)c.rows * c.cols / t.cols, seed);
+        weights = dequantise_all(t, raw);
+        Buffer<uint8_t> source(raw);
+        records.fill(0xff);
+        for (int e = 0; e < experts; ++e)
+            repack_to(source.data + raw.size() / experts * e, records.data + records.count / experts * e, c.type, c.rows / experts, c.cols);
+        CHECK(cudaDeviceSynchronize());
+        m.weights = records.data;
+    }
+    std::vector<double> times(const std::vector<float>& x, int tokens, int cols) const {
+        const int rows = m.rows;
+        std::vector<double> y((size_t)tokens * rows);
+        for (int t = 0; t < tokens; ++t)
+            for (int r = 0; r < rows; ++r) {
+                double sum = 0;
+                for (int k = 0; k < cols; ++k) sum += weights[(size_t)r * cols + k] * x[(size_t)t * cols + k];
+                y[(size_t)t * rows + r] = sum;
+            }
+        return y;
+    }
+};
+
+static ProductArgs arguments(int cols, int tokens, const uint8_t* x, int stride) {
+    ProductArgs a = {};
+    a.x = x, a.matrices = 1, a.cols = cols, a.tokens = tokens, a.x_stride = stride, a.out_scale = 1, a.store_scale = 1;
+    return a;
+}
+
+static bool has_prefill() {
+    int major = 0;
+    CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    return major == 9;
+}
+
+// All paths and counts of rows of one matrix.
+static void check_rows(const Case& c) {
+    const int most = 200;
+    Matrix matrix(c, c.rows * 7 + c.cols);
+    const auto x = random_x(most, c.cols, 5);
+    const auto want = matrix.times(x, most, c.cols);
+    Buffer<float> xs(x), y((size_t)most * c.rows);
+    std::vector<uint32_t> first;
+    double worst = 0;
+    const struct { int tokens; Path path; } runs[] = {{64, Path::batch}, {1, Path::small}, {2, Path::wide}, {5, Path::small}, {7, Path::wide}, {8, Path::wide},
+                                                       {8, Path::batch}, {9, Path::batch}, {33, Path::batch}, {130, Path::batch}};
+    for (const auto& r : runs) {
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, r.tokens + 3, 2));
+        y.fill(0xff);
+        ProductArgs a = arguments(c.cols, r.tokens, px->data, r.tokens + 3);
+        a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+        run(plan_for(a, r.path, 0));
+        auto got = y.get();
+        got.resize((size_t)r.tokens * c.rows);
+        const double error = relative(got, std::vector<double>(want.begin(), want.begin() + got.size()));
+        worst = std::max(worst, error);
+        expect(error < 1e-3, ("error of " + std::to_string(r.tokens) + " rows").c_str(), c.name(), error);
+        const auto b = bits(got);
+        if (first.empty()) first = b;
+        const size_t same = std::min(first.size(), b.size());
+        size_t differ = 0;
+        for (size_t i = 0; i < same; ++i) differ += first[i] != b[i];
+        expect(differ == 0, ("elements unlike those of 64 rows, " + std::to_string(r.tokens) + " rows").c_str(), c.name(), (double)differ);
+    }
+    double prefill = 0;
+    if (has_prefill()) {
+        std::vector<uint32_t> all;
+        for (int tokens : {200, 1, 128, 150}) {
+            std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, tokens, c.cols, (tokens + 7) / 8 * 8, 3));
+            y.fill(0xff);
+            ProductArgs a = arguments(c.cols, tokens, px->data, (tokens + 7) / 8 * 8);
+            a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+            run(plan_for(a, tokens == 150 ? Path::prefill_wide : Path::prefill, 0));
+            auto got = y.get();
+            got.resize((size_t)tokens * c.rows);
+            const double error = relative(got, std::vector<double>(want.begin(), want.begin() + got.size()));
+            prefill = std::max(prefill, error);
+            expect(error < 1e-3, ("prefill error of " + std::to_string(tokens) + " rows").c_str(), c.name(), error);
+            const auto b = bits(got);
+            if (all.empty()) all = b;
+            size_t differ = 0;
+            for (size_t i = 0; i < b.size(); ++i) differ += all[i] != b[i];
+            expect(differ == 0, ("prefill elements unlike those of 200 rows, " + std::to_string(tokens)).c_str(), c.name(), (double)differ);
+        }
+    }
+    std::printf("%-18s error %.2e  prefill %.2e\n", c.name().c_str(), worst, prefill);
+}
+
+// Three matrices of three types in one launch, with bias and added to what is there; a pair with its activation, as f32 and f16.
+static void check_fusions() {
+    const int cols = 768, tokens = 70;
+    const Case cases[3] = {{12, 100, cols}, {8, 33, cols}, {14, 48, cols}};
+    const auto x = random_x(tokens, cols, 9);
+    Buffer<float> xs(x);
+    for (int count : {1, 3, 64, 70}) {
+        const Path path = count == 1 ? Path::small : count <= 8 ? Path::wide : Path::batch;
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, count, cols, count, 2));
+        ProductArgs a = arguments(cols, count, px->data, count);
+        a.matrices = 3, a.store = STORE_ADD;
+        std::vector<std::unique_ptr<Matrix>> m;
+        std::vector<std::unique_ptr<Buffer<float>>> out, bias;
+        for (int i = 0; i < 3; ++i) {
+            m.emplace_back(new Matrix(cases[i], i + 1));
+            out.emplace_back(new Buffer<float>(std::vector<float>((size_t)count * cases[i].rows, 1.0f)));
+            bias.emplace_back(new Buffer<float>(std::vector<float>(cases[i].rows, 0.5f)));
+            a.matrix[i] = m[i]->m, a.matrix[i].out = out[i]->data, a.matrix[i].out_stride = cases[i].rows, a.matrix[i].bias = bias[i]->data;
+        }
+        run(plan_for(a, path, 0));
+        for (int i = 0; i < 3; ++i) {
+            auto want = m[i]->times(x, count, cols);
+            for (auto& v : want) v += 1.5;
+            const double error = relative(out[i]->get(), want);
+            expect(error < 1e-3, "three matrices", cases[i].name(), error);
+        }
+    }
+    const Case one = {12, 200, cols};
+    Matrix gate(one, 3), up(one, 4);
+    for (uint32_t act : {ACT_SILU, ACT_GELU, ACT_CLAMPED})
+        for (int count : {1, 8, 33, 70})
+            for (int prefill = 0; prefill < (has_prefill() ? 2 : 1); ++prefill) {
+                const int stride = (count + 7) / 8 * 8;
+                std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, count, cols, stride, prefill ? 3 : 2));
+                Buffer<float> y((size_t)count * one.rows);
+                Buffer<__half> h((size_t)256 * (stride + 128));
+                h.fill(0xff);
+                ProductArgs a = arguments(cols, count, px->data, stride);
+                a.matrices = 2, a.act = act, a.alpha = 1.702f, a.limit = 7.0f, a.store_scale = 0.0625f;
+                a.matrix[0] = gate.m, a.matrix[1] = up.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = one.rows;
+                const Path path = prefill ? Path::prefill : count <= 8 ? Path::small : Path::batch;
+                run(plan_for(a, path, 0));
+                const auto got = y.get();
+                a.store = prefill ? STORE_PANELS : STORE_RECORDS, a.matrix[0].out = h.data, a.matrix[0].out_stride = stride;
+                run(plan_for(a, path, 0));
+                const auto halves = h.get();
+                const auto g = gate.times(x, count, cols), u = up.times(x, count, cols);
+                std::vector<double> want(g.size());
+                size_t unlike = 0;
+                for (size_t i = 0; i < g.size(); ++i) {
+                    const double gc = act == ACT_CLAMPED ? std::min(g[i], 7.0) : g[i], uc = std::max(-7.0, std::min(7.0, u[i]));
+                    want[i] = act == ACT_SILU   ? g[i] / (1 + std::exp(-g[i])) * u[i]
+                              : act == ACT_GELU ? 0.5 * g[i] * (1 + std::tanh(0.7978845608 * (g[i] + 0.044715 * g[i] * g[i] * g[i]))) * u[i]
+                                                : gc / (1 + std::exp(-1.702 * gc)) * (uc + 1);
+                    const int token = i / one.rows, row = i % one.rows;
+                    const size_t at = prefill ? x_panel_at(token, row, stride) : x_record_at(token, row, stride);
+                    unlike += __half2float(halves[at]) != __half2float(__float2half_rn(got[i] * 0.0625f));
+                }
+                for (int token = 0; token < count; ++token)
+                    for (int row = one.rows; row < 256; ++row)
+                        unlike += __half2float(halves[prefill ? x_panel_at(token, row, stride) : x_record_at(token, row, stride)]) != 0;
+                const std::string where = "pair " + std::to_string(act) + ", rows " + std::to_string(count) + (prefill ? " prefill" : "");
+                expect(relative(got, want) < 1.5e-3, "error", where, relative(got, want));
+                expect(unlike == 0, "f16 elements unlike f32", where, (double)unlike);
+            }
+    std::printf("fusions checked\n");
+}
+
+// Experts: a stack of four, rows gathered by expert, against the dense product of each.
+static void check_experts() {
+    const Case stack = {39, 4 * 96, 2880};
+    const int rows = 96, tokens = 40;
+    Matrix m(stack, 21, 4);
+    const auto x = random_x(tokens, stack.cols, 22);
+    Buffer<float> xs(x);
+    const auto all = m.times(x, tokens, stack.cols);
+    const std::vector<ProductItem> items = {{2, 0, 0, 7}, {0, 8, 8, 1}, {3, 9, 9, 5}, {1, 16, 16, 8}};
+    const std::vector<uint32_t> count = {3};
+    Buffer<ProductItem> device_items(items);
+    Buffer<uint32_t> device_count(count);
+    for (int path = 0; path < 3; ++path) {
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, tokens, stack.cols, tokens, 2));
+        Buffer<float> y((size_t)tokens * rows);
+        y.fill(0);
+        ProductArgs a = arguments(stack.cols, 8, px->data, tokens);
+        a.matrix[0] = describe(KIND_MXFP4, rows, stack.cols);
+        a.matrix[0].weights = m.records.data, a.matrix[0].expert_bytes = (uint64_t)tiles_of(rows) * a.matrix[0].tile_bytes;
+        a.matrix[0].out = y.data, a.matrix[0].out_stride = rows;
+        a.items = device_items.data, a.item_count = device_count.data;
+        run(plan_for(a, (Path)path, (int)items.size()));
+        const auto got = y.get();
+        std::vector<double> want(got.size());
+        for (int i = 0; i < 3; ++i)
+            for (int t = items[i].x_row; t < items[i].x_row + items[i].count; ++t)
+                for (int r = 0; r < rows; ++r) want[(size_t)t * rows + r] = all[(size_t)t * stack.rows + items[i].expert * rows + r];
+        expect(relative(got, want) < 1e-3, "experts", "path " + std::to_string(path), relative(got, want));
+    }
+    if (has_prefill()) {  // items start at multiples of 8
+        const std::vector<ProductItem> wide = {{2, 0, 0, 7}, {0, 8, 8, 1}, {3, 16, 16, 24}};
+        Buffer<ProductItem> device_wide(wide);
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, tokens, stack.cols, tokens, 3));
+        Buffer<float> y((size_t)tokens * rows);
+        y.fill(0);
+        ProductArgs a = arguments(stack.cols, 128, px->data, tokens);
+        a.matrix[0] = describe(KIND_MXFP4, rows, stack.cols);
+        a.matrix[0].weights = m.records.data, a.matrix[0].expert_bytes = (uint64_t)tiles_of(rows) * a.matrix[0].tile_bytes;
+        a.matrix[0].out = y.data, a.matrix[0].out_stride = rows, a.items = device_wide.data;
+        run(plan_for(a, Path::prefill, 3));
+        const auto got = y.get();
+        std::vector<double> want(got.size());
+        for (const auto& i : wide)
+            for (int t = i.x_row; t < i.x_row + i.count; ++t)
+                for (int r = 0; r < rows; ++r) want[(size_t)t * rows + r] = all[(size_t)t * stack.rows + i.expert * rows + r];
+        expect(relative(got, want) < 1e-3, "experts", "prefill", relative(got, want));
+    }
+    std::printf("experts checked\n");
+}
+
+int main(int argc, char** argv) {
+    const bool all = argc < 2;
+    auto wanted = [&](const char* what) {
+        for (int i = 1; i < argc; ++i)
+            if (!std::strcmp(argv[i], what)) return true;
+        return all;
+    };
+    cudaDeviceProp properties;
+    CHECK(cudaGetDeviceProperties(&properties, 0));
+    std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
+    if (wanted("check")) {
+        for (const Type& t : TYPES)
+            if (t.cols == 256)
+                for (auto s : {std::pair{17, 256}, {300, 768}, {33, 2816}}) check_rows({t.number, s.first, s.second});
+            else
+                for (auto s : {std::pair{1, 32}, {17, 96}, {300, 896}, {33, 2880}}) check_rows({t.number, s.first, s.second});
+        check_rows({1, 20, 40});
+        check_rows({30, 144, 1000});
+        check_fusions();
+        check_experts();
+        std::printf("%d failures\n", failures);
+    }
+    if (failures) return 1;
+    if (wanted("time")) time_decode();
+    if (wanted("prefill") && has_prefill()) time_prefill();
+    return 0;
+}

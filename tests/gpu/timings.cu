@@ -1,0 +1,126 @@
+// Speeds of the matrix products at the sizes of real models. Calls go through a graph, each started while the one before runs, over
+// enough copies of the weights that none is found in the cache.
+#include <memory>
+#include <string>
+
+#include "bench.hpp"
+
+namespace {
+
+struct Shape {
+    const char* model;
+    uint32_t type;
+    int rows, cols;
+    bool pair;
+};
+
+const Shape SHAPES[] = {{"8B o q4_k", 12, 4096, 4096, false},       {"8B gate+up q4_k", 12, 14336, 4096, true}, {"8B down q6_k", 14, 4096, 14336, false},
+                        {"8B down q4_k", 12, 4096, 14336, false},   {"8B head q6_k", 14, 128256, 4096, false},  {"8B o q8_0", 8, 4096, 4096, false},
+                        {"8B gate+up q8_0", 8, 14336, 4096, true},  {"8B down q8_0", 8, 4096, 14336, false},    {"1B gate+up q4_k", 12, 8192, 2048, true},
+                        {"1B down q6_k", 14, 2048, 8192, false},    {"1B gate+up f16", 1, 8192, 2048, true},    {"1B down f16", 1, 2048, 8192, false},
+                        {"0.5B o q5_0", 6, 896, 896, false},        {"0.5B gate+up q5_0", 6, 4864, 896, true},  {"0.5B down q6_k", 14, 896, 4864, false},
+                        {"0.5B head q8_0", 8, 151936, 896, false},  {"135M gate+up q4_0", 2, 1536, 576, true},  {"20B expert pair mxfp4", 39, 2880, 2880, true},
+                        {"20B expert down mxfp4", 39, 2880, 2880, false}};
+
+__global__ void scramble(uint32_t* p, size_t n) {
+    for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < n; i += gridDim.x * 256ull) {
+        uint32_t x = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 13);
+        x ^= x >> 15, x *= 0x85ebca6bu, x ^= x >> 13;
+        p[i] = x & 0x37ff37ffu;
+    }
+}
+
+struct Setup {
+    size_t bytes;  // of one call's weights
+    int copies;
+    std::unique_ptr<Buffer<uint8_t>> weights, x;
+    std::unique_ptr<Buffer<float>> y;
+    ProductArgs args = {};
+
+    Setup(const Shape& s, int tokens) {
+        const uint32_t kind = kind_of(s.type);
+        const size_t one = (size_t)tiles_of(s.rows) * tile_bytes(kind, s.cols);
+        bytes = one * (s.pair ? 2 : 1);
+        copies = (int)std::min<size_t>(64, std::max<size_t>(2, (300u << 20) / bytes));
+        weights.reset(new Buffer<uint8_t>(bytes * copies));
+        scramble<<<1024, 256>>>((uint32_t*)weights->data, bytes * copies / 4);
+        const size_t stride = (tokens + 7) / 8 * 8;
+        x.reset(new Buffer<uint8_t>((size_t)records_of(s.cols) * 4 * stride * 128));
+        scramble<<<1024, 256>>>((uint32_t*)x->data, x->count / 4);
+        y.reset(new Buffer<float>((size_t)tokens * s.rows));
+        args.matrix[0] = describe(kind, s.rows, s.cols);
+        args.matrix[0].out = y->data, args.matrix[0].out_stride = s.rows;
+        args.matrix[1] = args.matrix[0];
+        args.x = x->data, args.matrices = s.pair ? 2 : 1, args.cols = s.cols, args.tokens = tokens, args.x_stride = stride;
+        args.act = s.pair ? ACT_SILU : ACT_NONE, args.out_scale = args.store_scale = 1;
+        CHECK(cudaDeviceSynchronize());
+    }
+
+    ProductArgs copy(int i) const {
+        ProductArgs a = args;
+        a.matrix[0].weights = weights->data + bytes * (i % copies);
+        a.matrix[1].weights = a.matrix[0].weights + bytes / 2;
+        return a;
+    }
+
+    double time(Path path, int stages, int calls, bool dependent) const {
+        return time_graph(calls, [&](int i, cudaStream_t stream) { run(plan_for(copy(i), path, 0, stages), dependent, stream); });
+    }
+};
+
+}  // namespace
+
+void time_decode() {
+    std::printf("\nDecode: microseconds a call and GB/s of weights, best of the stages tried (which)\n");
+    for (const Shape& s : SHAPES)
+        for (int tokens : {1, 2, 4, 8, 16, 32, 64}) {
+            if (tokens == 2 || tokens == 4 || tokens == 32) {
+                if (s.type != 12) continue;
+            }
+            const Setup setup(s, tokens);
+            const int calls = (int)std::max<size_t>(setup.copies, std::min<size_t>(64, (1u << 30) / setup.bytes));
+            std::string line;
+            for (Path path : {Path::small, Path::wide, Path::batch}) {
+                if (tokens > 8 && path != Path::batch) continue;
+                if (tokens < 8 && path == Path::batch) continue;
+                if (s.pair && path == Path::wide) continue;
+                double best = 1e30, apart = 0;
+                int which = 0;
+                for (int stages : {2, 3, 4, 6}) {
+                    ProductArgs a = setup.copy(0);
+                    const Plan p = plan_for(a, path, 0, 2);
+                    if (p.shared / 2 * stages > 205 * 1024) continue;
+                    const double us = setup.time(path, stages, calls, true);
+                    if (us < best) best = us, which = stages, apart = setup.time(path, stages, calls, false);
+                }
+                char text[160];
+                std::snprintf(text, sizeof text, "  %s %8.2f us %5.0f GB/s (%d; apart %.2f)",
+                              path == Path::small ? "small" : path == Path::wide ? "wide " : "batch", best, setup.bytes / best / 1e3, which, apart);
+                line += text;
+            }
+            std::printf("%-22s %3d %s\n", s.model, tokens, line.c_str());
+            std::fflush(stdout);
+        }
+}
+
+void time_prefill() {
+    std::printf("\nPrefill: microseconds a call and TFLOP/s\n");
+    for (const Shape& s : SHAPES) {
+        if (s.rows > 100000) continue;
+        std::string line;
+        for (int tokens : {64, 128, 512, 2048}) {
+            const Setup setup(s, tokens);
+            const double flops = 2.0 * s.rows * s.cols * tokens * (s.pair ? 2 : 1);
+            for (Path path : {Path::prefill, Path::prefill_wide, Path::batch}) {
+                if (path == Path::batch && tokens != 512) continue;
+                if (path == Path::prefill_wide && (s.pair || tokens < 512)) continue;
+                const double us = setup.time(path, 0, 8, true);
+                char text[80];
+                std::snprintf(text, sizeof text, "  %s%d: %.1f us %.0f", path == Path::batch ? "mma " : path == Path::prefill_wide ? "wide " : "", tokens, us, flops / us / 1e6);
+                line += text;
+            }
+        }
+        std::printf("%-22s %s\n", s.model, line.c_str());
+        std::fflush(stdout);
+    }
+}

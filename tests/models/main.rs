@@ -1,5 +1,0 @@
-//! Whole models against references computed elsewhere.
-
-mod goldens;
-mod real;
-mod support;
