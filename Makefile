@@ -5,7 +5,7 @@
 #   make lib        the release libraries, in target/release
 #   make install    PREFIX=/usr/local DESTDIR=
 #   make uninstall  the same variables
-#   make bench      speeds on this machine
+#   make bench      speeds beside llama.cpp's, on this machine
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -31,6 +31,7 @@ test: tools nvcc
 	@test -e /dev/nvidiactl || echo "No NVIDIA device on this machine: the tests that need a GPU say so and skip."
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --no-deps
 	$(CARGO) test
 
 install: lib
@@ -39,8 +40,8 @@ install: lib
 uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install.sh --uninstall
 
-bench: tools nvcc
-	$(CARGO) bench
+bench: lib
+	@scripts/bench.sh "$(MODEL)"
 
 tools:
 	@scripts/check-tools.sh

@@ -9,7 +9,7 @@ need() { # COMMAND WHERE-FROM
     missing=1
 }
 
-need cargo "install Rust 1.87 or newer (rustup, or your distribution's rustc and cargo)"
+need cargo "install Rust 1.89 or newer (rustup, or your distribution's rustc and cargo)"
 need cc "install a C compiler (Debian: apt install gcc)"
 need c++ "install a C++ compiler (Debian: apt install g++)"
 need python3 "install Python 3 (Debian: apt install python3); it fetches the CUDA compiler and the test model"

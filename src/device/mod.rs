@@ -4,6 +4,11 @@
 //! by one thread (the engine's scheduler), which holds its [`Executor`]; KV memory is grown and given back from any thread,
 //! through [`KvMemory`], while a batch runs.
 
+pub mod cpu;
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use crate::error::Result;
 use crate::gguf::Source;
 use crate::plan::{Batch, Limits, Output, Plan};

@@ -2,6 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod arch;
+mod builder;
+mod keys;
+mod rope;
 mod spec;
 
+pub use arch::{FAMILIES, Family, build};
 pub use spec::*;

@@ -33,7 +33,7 @@ impl Weight {
     }
 }
 
-/// y = W[rows] x + b[rows]. A range of rows lets one fused tensor serve as q, k and v. `bias` is F32 and is indexed by the
+/// `y = W[rows] x + b[rows]`. A range of rows lets one fused tensor serve as q, k and v. `bias` is F32 and is indexed by the
 /// same rows; with experts it is [experts, rows].
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -129,7 +129,7 @@ pub enum Ffn {
         up: Linear,
         down: Linear,
     },
-    /// Router logits [experts]; the `used` largest take part, weighted by the softmax over those chosen.
+    /// Router logits `[experts]`; the `used` largest take part, weighted by the softmax over those chosen.
     /// gate, up and down are stacks: their `rows` are those of one expert.
     Experts {
         router: Linear,

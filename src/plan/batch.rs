@@ -68,7 +68,7 @@ pub enum Want {
     Nothing,
     /// A token drawn on the device.
     Token(Draw),
-    /// The logits [n_vocab] of the last row, padding rows included.
+    /// The logits `[n_vocab]` of the last row, padding rows included.
     Logits,
     /// The logits of every row of the segment: [rows, n_vocab].
     AllLogits,
@@ -77,7 +77,8 @@ pub enum Want {
 /// Consecutive tokens of one sequence.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Below [`super::Limits::sequences`]; keeps its meaning from batch to batch until the sequence ends.
+    /// Below [`super::Limits::sequences`]. Another sequence, with another page table, may have it in a later batch, but only
+    /// once every batch with this one is collected.
     pub slot: u32,
     pub phase: Phase,
     /// The position of the first token.
@@ -106,6 +107,7 @@ pub enum Output {
     Nothing,
     Token(u32),
     Logits(Vec<f32>),
-    /// The logits held a NaN, or no number that could win: the sequence cannot go on.
+    /// The logits held a NaN, or no number that could win: the sequence cannot go on. [`Tokens::Sampled`] of a batch that was
+    /// submitted before this was seen is then any id below n_vocab.
     Poisoned,
 }

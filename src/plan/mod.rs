@@ -8,11 +8,13 @@
 mod batch;
 mod footprint;
 mod lower;
+mod sample;
 mod step;
 
 pub use batch::*;
 pub use footprint::*;
 pub use lower::lower;
+pub use sample::*;
 pub use step::*;
 
 use crate::model::{Heads, Rope, Weight, WeightId};

@@ -22,7 +22,7 @@ pub enum Input {
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// hidden = table[token] * scale (+ positions[position])
+    /// `hidden = table[token] * scale (+ positions[position])`
     Embed { table: WeightId, positions: Option<WeightId>, scale: f32 },
     /// x = norm(hidden); q, k, v = linear(x); q and k normed per head and rotated; q kept, k and v written to the cache at
     /// the row's position.

@@ -3,7 +3,43 @@
 //! A row of a tensor is a whole number of blocks of [`QuantType::block_len`] weights in
 //! [`QuantType::block_bytes`] bytes, little-endian, as GGUF stores them.
 
+//!
+//! Each type has one file, which says where the bits of a block are, how they become `f32`
+//! ([`dequantise`]), and what their integer product with quantised activations is ([`dot_q8`]).
+//! This scalar code is the oracle of every faster kernel, and the only code on a CPU without one.
+
 #![forbid(unsafe_code)]
+
+mod bits;
+mod block;
+mod float;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod ops;
+pub mod q8;
+
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+#[cfg(test)]
+mod all_types;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use bits::{e8m0_half_to_f32, f16_to_f32};
+pub use iq4_nl::IQ4_VALUES;
+pub use mxfp4::MXFP4_VALUES;
+pub use ops::{dequantise, dot, dot_q8};
+pub use q8::{Q8Mut, Q8Row, Q8View, quantise_q8};
 
 /// The tensor types that the engine computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +123,11 @@ impl QuantType {
     /// Bytes of a block.
     pub fn block_bytes(self) -> usize {
         self.row().4
+    }
+
+    /// Whether weights come in quantised blocks, so that integer kernels have something to gain.
+    pub fn is_quantised(self) -> bool {
+        self.block_len() > 1
     }
 
     /// Bytes of a row of `cols` weights; `None` if that is no whole number of blocks, or too many.

@@ -1,0 +1,3 @@
+module workerorcd
+
+go 1.19

@@ -1,0 +1,103 @@
+// The feed-forward's elementwise parts: activations, the router's choice, and the sum over the chosen experts.
+#include "common.cuh"
+
+struct Activate {
+    const float* gate;  // [n, width]; null: there is none
+    const float* up;    // [n, width]
+    float* y;           // [n, width]
+    uint64_t count;
+    int kind;  // 0 silu, 1 gelu, 2 clamped swiglu
+    float alpha;
+    float limit;
+};
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+__device__ __forceinline__ float gelu(float x) {
+    float inner = 0.7978845608028654f * fmaf(0.044715f * x * x, x, x);
+    return 0.5f * x * (1.0f + tanhf(inner));
+}
+
+__device__ __forceinline__ float activation(const Activate& p, float gate, float up) {
+    if (p.kind == 0) return gate * sigmoid(gate) * up;
+    if (p.kind == 1) return gelu(gate) * up;
+    float g = fminf(gate, p.limit), u = fminf(fmaxf(up, -p.limit), p.limit);
+    return g * sigmoid(p.alpha * g) * (u + 1.0f);
+}
+
+// grid (ceil(count / 256)), block 256
+extern "C" __global__ void __launch_bounds__(256) activate(const Activate p) {
+    pdl_begin();
+    uint64_t i = (uint64_t)blockIdx.x * 256 + threadIdx.x;
+    if (i >= p.count) return;
+    p.y[i] = p.gate ? activation(p, p.gate[i], p.up[i])
+                    : p.kind == 0 ? p.up[i] * sigmoid(p.up[i]) : gelu(p.up[i]);
+}
+
+struct Route {
+    const float* logits;  // [n, experts]
+    int* chosen;          // [n, used], best first
+    float* weights;       // [n, used]
+    int experts;
+    int used;
+    int n;
+};
+
+constexpr int MAX_EXPERTS = 1024;
+
+// A warp chooses for a row. Of equal logits the lower expert wins. In `left`, NaN marks one that is taken.
+// grid (n), block 32
+extern "C" __global__ void __launch_bounds__(32) route(const Route p) {
+    __shared__ float left[MAX_EXPERTS];
+    pdl_begin();
+    int lane = threadIdx.x, row = blockIdx.x;
+    for (int e = lane; e < p.experts; e += 32) {
+        float v = p.logits[(size_t)row * p.experts + e];
+        left[e] = v == v ? v : -INFINITY;
+    }
+    __syncwarp();
+    float first = 0.0f, sum = 0.0f;
+    for (int j = 0; j < p.used; j++) {
+        float best = -INFINITY;
+        int id = MAX_EXPERTS;
+        for (int e = lane; e < p.experts; e += 32)
+            if (left[e] == left[e] && (id == MAX_EXPERTS || left[e] > best)) best = left[e], id = e;
+        for (int o = 16; o > 0; o >>= 1) {
+            float other = __shfl_xor_sync(0xffffffffu, best, o);
+            int other_id = __shfl_xor_sync(0xffffffffu, id, o);
+            if (other > best || (other == best && other_id < id)) best = other, id = other_id;
+        }
+        if (j == 0) first = best;
+        float e = expf(best - first);
+        sum += e;
+        if (lane == 0) {
+            p.chosen[(size_t)row * p.used + j] = id;
+            p.weights[(size_t)row * p.used + j] = e;
+            left[id] = NAN;
+        }
+        __syncwarp();
+    }
+    if (lane == 0)
+        for (int j = 0; j < p.used; j++) p.weights[(size_t)row * p.used + j] /= sum;
+}
+
+struct Combine {
+    const float* outputs;  // [n, used, width]
+    const float* weights;  // [n, used]
+    float* y;              // [n, width]
+    int used;
+    int width;
+    int add;
+};
+
+// grid (ceil(width / 256), n), block 256
+extern "C" __global__ void __launch_bounds__(256) combine(const Combine p) {
+    pdl_begin();
+    int i = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
+    if (i >= p.width) return;
+    float sum = 0.0f;
+    for (int j = 0; j < p.used; j++)
+        sum = fmaf(p.weights[(size_t)row * p.used + j], p.outputs[((size_t)row * p.used + j) * p.width + i], sum);
+    float* to = p.y + (size_t)row * p.width + i;
+    *to = p.add ? *to + sum : sum;
+}

@@ -1,0 +1,94 @@
+//! Matrix products over the batch's rows, cut into tiles for the threads.
+//!
+//! How the tiles are cut depends on the number of rows and of threads; no value does, because a kernel
+//! gives an element the same bits in any tile.
+
+use super::buffers::{Planes, Room, TILE_ELEMENTS, fine_throughout};
+use super::pool::{Grid, Pool, Tile};
+use super::simd::{Form, Input, Isa};
+use super::weights::ModelWeights;
+use crate::model::{Linear, WeightId};
+use crate::plan::Plan;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What every step needs and none changes.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub plan: &'a Plan,
+    pub weights: &'a ModelWeights,
+    pub pool: &'a Pool,
+    pub isa: Isa,
+}
+
+/// Bytes of activations that a tile may read, so that they stay in a core's cache.
+const INPUT_BYTES: usize = 256 << 10;
+/// The outputs that kernels like best to have together.
+const PANEL: usize = 32;
+
+impl Context<'_> {
+    /// The form of the activations that a linear's kernel reads.
+    fn form(&self, weight: WeightId) -> Form {
+        self.isa.form(self.plan.weight(weight).ty)
+    }
+
+    /// The int8 planes that products of one input with these weights read; none where all read floats.
+    pub fn planes(&self, weights: &[WeightId]) -> Option<Planes> {
+        let planes = if fine_throughout(self.plan) { Planes::Fine } else { Planes::Coarse };
+        weights.iter().any(|&w| self.form(w) == Form::Q8).then_some(planes)
+    }
+
+    /// How large the tiles of a product [rows, outputs] are.
+    pub fn block(&self, rows: usize, outputs: usize, cols: usize) -> [usize; 2] {
+        let fitting = (INPUT_BYTES / cols.max(1) / 4 * 4).clamp(16, TILE_ELEMENTS / PANEL);
+        let rows = rows.clamp(1, fitting);
+        let share = outputs.div_ceil(4 * self.pool.threads()).next_multiple_of(PANEL);
+        [rows, share.clamp(PANEL, (TILE_ELEMENTS / rows / PANEL * PANEL).clamp(PANEL, 256))]
+    }
+
+    /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.
+    pub fn tile(&self, linear: &Linear, expert: usize, input: Input<'_>, tile: &mut Tile<'_>, row: &mut [f32]) {
+        let cols = tile.cols();
+        let first = linear.rows.start;
+        let weights = self.weights.rows(linear.weight, expert, first + cols.start..first + cols.end);
+        self.isa.matmul(weights, input.rows(tile.rows()), tile, row);
+        if let Some(bias) = self.weights.bias(linear, expert, cols) {
+            (0..tile.rows().len()).for_each(|t| self.isa.add(tile.row(t), bias));
+        }
+    }
+
+    /// out [rows, linear.rows] = linear(input)
+    pub fn linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
+        let width = linear.rows.len();
+        let block = self.block(out.len() / width.max(1), width, input.cols);
+        self.pool.each(Grid::new(out, width, width, block), |thread, _, mut tile| {
+            self.tile(linear, 0, input, &mut tile, room(rooms, thread).split().1);
+        });
+    }
+
+    /// out += linear(input)
+    pub fn add_linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
+        let width = linear.rows.len();
+        let block = self.block(out.len() / width.max(1), width, input.cols);
+        self.pool.each(Grid::new(out, width, width, block), |thread, _, mut out| {
+            let mut room = room(rooms, thread);
+            let (tile, row) = room.split();
+            let mut tile = Tile::like(tile, &out);
+            self.tile(linear, 0, input, &mut tile, row);
+            for t in 0..out.rows().len() {
+                self.isa.add(out.row(t), tile.row(t));
+            }
+        });
+    }
+}
+
+impl Room {
+    /// Room for a tile, and for a row of weights as floats.
+    pub fn split(&mut self) -> (&mut [f32], &mut [f32]) {
+        (&mut self.tile, &mut self.row)
+    }
+}
+
+/// What a thread has for itself.
+pub fn room(rooms: &[Mutex<Room>], thread: usize) -> MutexGuard<'_, Room> {
+    rooms[thread].lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,120 @@
+//! AVX2 with FMA and F16C: eight lanes.
+//!
+//! Bytes are multiplied in pairs that are added as 16 bits, which must not overflow: activations are at most 127 in size, so
+//! codes of 4 bits may be added eight pairs deep, of 5 bits four pairs, of 6 bits two. Codes of 8 bits keep their sign,
+//! which goes to the activations first: 2 * 128 * 127 is just small enough.
+
+use super::lanes::{Lanes, Rows};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub struct Avx2;
+
+/// One function of the trait for each line; all are as unsafe as the trait says.
+macro_rules! ops {
+    ($($name:ident $([$($param:tt)*])? ($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name $(<$($param)*>)? ($($arg: $ty),*) -> $ret {
+            // SAFETY: the caller vouches for the instruction set, and for the memory where there is some.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Lanes for Avx2 {
+    type Int = __m256i;
+    type Float = __m256;
+
+    const LANES: usize = 8;
+    const TOKENS: usize = 2;
+    const FLOAT_TOKENS: usize = 6;
+    const SIGNED_OFFSET: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn signed(a: __m256i) -> __m256i {
+        a
+    }
+
+    ops! {
+        quads(rows: &Rows, at: usize) -> [__m256i; 4] = {
+            let [a, b, c, d] = [two(rows, 0, at), two(rows, 1, at), two(rows, 2, at), two(rows, 3, at)];
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        };
+        dwords(rows: &Rows, at: usize) -> __m256i = {
+            let mut lanes = [0i32; 8];
+            for (lane, row) in lanes.iter_mut().zip(rows) {
+                *lane = row.add(at).cast::<i32>().read_unaligned();
+            }
+            _mm256_set_epi32(lanes[7], lanes[6], lanes[5], lanes[4], lanes[3], lanes[2], lanes[1], lanes[0])
+        };
+        splat(value: i32) -> __m256i = _mm256_set1_epi32(value);
+        and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+        shl(a: __m256i, bits: usize) -> __m256i = _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        shr(a: __m256i, bits: usize) -> __m256i = _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        shr_signed(a: __m256i, bits: usize) -> __m256i = _mm256_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        add_int(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        mul_int(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
+        lookup(table: &[i8; 16], index: __m256i) -> __m256i =
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), index);
+        to_float(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+        as_float(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        half_to_float(a: __m256i) -> __m256 = {
+            let low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(low, low));
+            _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+        };
+        spread(at: *const i8) -> __m256i = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+        dot[const BITS: u32](sum: __m256i, w: &[__m256i; 4], x: &[__m256i; 4]) -> __m256i = {
+            let mut pairs = [_mm256_setzero_si256(); 4];
+            for i in 0..4 {
+                pairs[i] = match BITS {
+                    8 => _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(x[i], w[i])),
+                    _ => _mm256_maddubs_epi16(w[i], x[i]),
+                };
+            }
+            let [a, b, c, d] = pairs;
+            let ones = _mm256_set1_epi16(1);
+            if BITS <= 5 {
+                let all = _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
+                _mm256_add_epi32(sum, _mm256_madd_epi16(all, ones))
+            } else if BITS == 6 {
+                let ab = _mm256_madd_epi16(_mm256_add_epi16(a, b), ones);
+                let cd = _mm256_madd_epi16(_mm256_add_epi16(c, d), ones);
+                _mm256_add_epi32(sum, _mm256_add_epi32(ab, cd))
+            } else {
+                let ab = _mm256_add_epi32(_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones));
+                let cd = _mm256_add_epi32(_mm256_madd_epi16(c, ones), _mm256_madd_epi16(d, ones));
+                _mm256_add_epi32(sum, _mm256_add_epi32(ab, cd))
+            }
+        };
+        splat_float(value: f32) -> __m256 = _mm256_set1_ps(value);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+        store(at: *mut u8, value: __m256i) -> () = _mm256_storeu_si256(at.cast(), value);
+        load_float(at: *const f32) -> __m256 = _mm256_loadu_ps(at);
+        store_float(at: *mut f32, value: __m256) -> () = _mm256_storeu_ps(at, value);
+    }
+}
+
+/// 16 bytes of rows `first` and `first + 4`.
+///
+/// # Safety
+/// As for [`Lanes::quads`].
+#[inline(always)]
+unsafe fn two(rows: &Rows, first: usize, at: usize) -> __m256i {
+    // SAFETY: the caller vouches for the instruction set and for the rows.
+    unsafe {
+        let low = _mm_loadu_si128(rows[first].add(at).cast());
+        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), _mm_loadu_si128(rows[first + 4].add(at).cast()))
+    }
+}

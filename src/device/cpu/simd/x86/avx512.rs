@@ -1,0 +1,96 @@
+//! AVX-512 with VNNI: sixteen lanes.
+
+use super::lanes::{Lanes, Rows};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub struct Avx512;
+
+/// One function of the trait for each line; all are as unsafe as the trait says.
+macro_rules! ops {
+    ($($name:ident $([$($param:tt)*])? ($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name $(<$($param)*>)? ($($arg: $ty),*) -> $ret {
+            // SAFETY: the caller vouches for the instruction set, and for the memory where there is some.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Lanes for Avx512 {
+    type Int = __m512i;
+    type Float = __m512;
+
+    const LANES: usize = 16;
+    const TOKENS: usize = 4;
+    const FLOAT_TOKENS: usize = 12;
+    const SIGNED_OFFSET: i32 = 128;
+
+    ops! {
+        quads(rows: &Rows, at: usize) -> [__m512i; 4] = {
+            let [a, b, c, d] = [four(rows, 0, at), four(rows, 1, at), four(rows, 2, at), four(rows, 3, at)];
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        };
+        dwords(rows: &Rows, at: usize) -> __m512i = {
+            let mut lanes = [0i32; 16];
+            for (lane, row) in lanes.iter_mut().zip(rows) {
+                *lane = row.add(at).cast::<i32>().read_unaligned();
+            }
+            _mm512_set_epi32(
+                lanes[15], lanes[14], lanes[13], lanes[12], lanes[11], lanes[10], lanes[9], lanes[8],
+                lanes[7], lanes[6], lanes[5], lanes[4], lanes[3], lanes[2], lanes[1], lanes[0],
+            )
+        };
+        splat(value: i32) -> __m512i = _mm512_set1_epi32(value);
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        shl(a: __m512i, bits: usize) -> __m512i = _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        shr(a: __m512i, bits: usize) -> __m512i = _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        shr_signed(a: __m512i, bits: usize) -> __m512i = _mm512_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
+        add_int(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        mul_int(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
+        lookup(table: &[i8; 16], index: __m512i) -> __m512i =
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index);
+        signed(a: __m512i) -> __m512i = _mm512_xor_si512(a, _mm512_set1_epi8(-128));
+        to_float(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+        as_float(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        half_to_float(a: __m512i) -> __m512 = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
+        spread(at: *const i8) -> __m512i = _mm512_set1_epi32(at.cast::<i32>().read_unaligned());
+        dot[const BITS: u32](sum: __m512i, w: &[__m512i; 4], x: &[__m512i; 4]) -> __m512i = {
+            let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, w[0], x[0]), w[1], x[1]);
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, w[2], x[2]), w[3], x[3])
+        };
+        splat_float(value: f32) -> __m512 = _mm512_set1_ps(value);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+        store(at: *mut u8, value: __m512i) -> () = _mm512_storeu_si512(at.cast(), value);
+        load_float(at: *const f32) -> __m512 = _mm512_loadu_ps(at);
+        store_float(at: *mut f32, value: __m512) -> () = _mm512_storeu_ps(at, value);
+    }
+}
+
+/// 16 bytes of rows `first`, `first + 4`, `first + 8` and `first + 12`.
+///
+/// # Safety
+/// As for [`Lanes::quads`].
+#[inline(always)]
+unsafe fn four(rows: &Rows, first: usize, at: usize) -> __m512i {
+    // SAFETY: the caller vouches for the instruction set and for the rows.
+    unsafe {
+        let a = _mm_loadu_si128(rows[first].add(at).cast());
+        let b = _mm_loadu_si128(rows[first + 4].add(at).cast());
+        let c = _mm_loadu_si128(rows[first + 8].add(at).cast());
+        let d = _mm_loadu_si128(rows[first + 12].add(at).cast());
+        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d)
+    }
+}

@@ -1,0 +1,78 @@
+//! What the kernels ask of an instruction set: vectors of one 32-bit lane for each row of weights.
+//!
+//! Everything above this trait is written once. A lane never looks at another lane, so a row's result is the same bits
+//! wherever in a panel it stands, and the two instruction sets agree to the bit as well. The functions are unsafe for one
+//! reason: they may only be reached from code that was compiled for the instruction set and runs on a CPU that has it.
+
+/// Rows of weights whose blocks are read together. Those past the matrix repeat its last row.
+pub type Rows = [*const u8; MAX_LANES];
+
+/// The lanes of the widest instruction set.
+pub const MAX_LANES: usize = 16;
+
+/// An instruction set.
+pub trait Lanes: Copy {
+    /// Lanes of 32-bit integers, or of four times as many bytes.
+    type Int: Copy;
+    /// Lanes of f32.
+    type Float: Copy;
+
+    /// Lanes of a vector: rows of a panel.
+    const LANES: usize;
+    /// Tokens that an integer kernel works on at once.
+    const TOKENS: usize;
+    /// Tokens that a float kernel works on at once.
+    const FLOAT_TOKENS: usize;
+    /// What [`Lanes::signed`] adds to codes of eight bits.
+    const SIGNED_OFFSET: i32;
+
+    /// 16 bytes of each row, from byte `at` of it: vector j holds bytes 4j to 4j + 3.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set, and the rows have these bytes.
+    unsafe fn quads(rows: &Rows, at: usize) -> [Self::Int; 4];
+    /// 4 bytes of each row.
+    ///
+    /// # Safety
+    /// As for `quads`.
+    unsafe fn dwords(rows: &Rows, at: usize) -> Self::Int;
+
+    /// # Safety
+    /// The CPU has the instruction set; so for all below.
+    unsafe fn splat(value: i32) -> Self::Int;
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn or(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Shifts each 32-bit lane, filling with zeros.
+    unsafe fn shl(a: Self::Int, bits: usize) -> Self::Int;
+    unsafe fn shr(a: Self::Int, bits: usize) -> Self::Int;
+    /// The same, filling with the sign.
+    unsafe fn shr_signed(a: Self::Int, bits: usize) -> Self::Int;
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The entry of the table that the low 4 bits of each byte name; the high bits are 0.
+    unsafe fn lookup(table: &[i8; 16], index: Self::Int) -> Self::Int;
+    /// Signed bytes as [`Lanes::dot`] with `BITS` = 8 wants them.
+    unsafe fn signed(a: Self::Int) -> Self::Int;
+    unsafe fn to_float(a: Self::Int) -> Self::Float;
+    /// The bits of each lane as an f32.
+    unsafe fn as_float(a: Self::Int) -> Self::Float;
+    /// The binary16 in the low half of each lane; the high half is not looked at.
+    unsafe fn half_to_float(a: Self::Int) -> Self::Float;
+
+    /// Four bytes at `at`, in every lane.
+    unsafe fn spread(at: *const i8) -> Self::Int;
+    /// Adds the products of 4 bytes of each lane of `w` and `x` for four vectors. Codes have `BITS` bits and no sign;
+    /// with 8 bits they are what `signed` gives.
+    unsafe fn dot<const BITS: u32>(sum: Self::Int, w: &[Self::Int; 4], x: &[Self::Int; 4]) -> Self::Int;
+
+    unsafe fn splat_float(value: f32) -> Self::Float;
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// a * b + c, rounded once.
+    unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+
+    unsafe fn load(at: *const u8) -> Self::Int;
+    unsafe fn store(at: *mut u8, value: Self::Int);
+    unsafe fn load_float(at: *const f32) -> Self::Float;
+    unsafe fn store_float(at: *mut f32, value: Self::Float);
+}

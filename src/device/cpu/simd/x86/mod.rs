@@ -1,0 +1,225 @@
+//! The matrix kernels for x86-64: rows of weights are unpacked once, a panel at a time, and multiplied with every token.
+//!
+//! A lane is a row of weights. That costs a transposition when a block is read, but then one and the same code serves a
+//! single token, where memory is the limit, and a long prompt, where multiplications are, with the same bits; and nothing is
+//! repacked when a model is loaded. The weights come from the file's mapping at any alignment; while one panel is multiplied,
+//! the next is fetched.
+
+mod avx2;
+mod avx512;
+mod lanes;
+mod multiply;
+mod panel;
+mod unpack;
+
+#[cfg(test)]
+mod tests;
+
+use super::{Input, Isa, WeightRows};
+use crate::device::cpu::pool::Tile;
+use crate::quant::{Q8View, QuantType};
+use avx2::Avx2;
+use avx512::Avx512;
+use lanes::{Lanes, MAX_LANES, Rows};
+use multiply::{Columns, PANELS, Sums, Tokens};
+use panel::{COLS, FLOAT_COLS, Panel};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use unpack::Unpack;
+
+/// Tokens that share an unpacked panel; their sums fill a third of the first-level cache.
+const TOKENS: usize = 128;
+/// As many need much less room, which has to be cleared.
+const FEW_TOKENS: usize = 8;
+
+/// The code for one type and instruction set.
+struct Kernel {
+    lanes: usize,
+    /// Bytes of the columns that fill a panel.
+    bytes: usize,
+    offset: i32,
+    unpack: unsafe fn(&Rows, usize, usize, &mut Panel),
+    multiply: unsafe fn(&[Panel; PANELS], Columns, Tokens, &mut [Sums]),
+}
+
+/// A function that finds the kernel of each type for one instruction set.
+macro_rules! kernels {
+    ($name:ident, $isa:ident, $features:literal) => {
+        fn $name(ty: QuantType) -> Kernel {
+            /// # Safety
+            /// As for [`Unpack::unpack`].
+            #[target_feature(enable = $features)]
+            unsafe fn unpack<U: Unpack>(rows: &Rows, at: usize, units: usize, panel: &mut Panel) {
+                // SAFETY: the caller vouches for all, the instruction set among it.
+                unsafe { U::unpack::<$isa>(rows, at, units, panel) }
+            }
+
+            /// # Safety
+            /// As for [`multiply::integers`].
+            #[target_feature(enable = $features)]
+            unsafe fn integers<const BITS: u32, const HALVES: bool, const MIN: bool>(
+                panels: &[Panel; PANELS],
+                columns: Columns,
+                tokens: Tokens,
+                sums: &mut [Sums],
+            ) {
+                // SAFETY: the caller vouches for all, the instruction set among it.
+                unsafe { multiply::integers::<$isa, BITS, HALVES, MIN>(panels, columns, tokens, sums) }
+            }
+
+            /// # Safety
+            /// As for [`multiply::integers`].
+            #[target_feature(enable = $features)]
+            unsafe fn floats(panels: &[Panel; PANELS], columns: Columns, tokens: Tokens, sums: &mut [Sums]) {
+                // SAFETY: the caller vouches for all, the instruction set among it.
+                unsafe { multiply::floats::<$isa>(panels, columns, tokens, sums) }
+            }
+
+            /// Without a minimum there may be an offset.
+            macro_rules! kernel {
+                ($unpack:ident, $multiply:expr, $offset:expr) => {
+                    Kernel {
+                        lanes: $isa::LANES,
+                        bytes: unpack::$unpack::BYTES,
+                        offset: $offset,
+                        unpack: unpack::<unpack::$unpack>,
+                        multiply: $multiply,
+                    }
+                };
+            }
+            match ty {
+                QuantType::F32 => kernel!(F32, floats, 0),
+                QuantType::F16 => kernel!(F16, floats, 0),
+                QuantType::BF16 => kernel!(BF16, floats, 0),
+                QuantType::Q4_0 => kernel!(Q4_0, integers::<4, false, false>, 8),
+                QuantType::Q4_1 => kernel!(Q4_1, integers::<4, false, true>, 0),
+                QuantType::Q5_0 => kernel!(Q5_0, integers::<5, false, false>, 16),
+                QuantType::Q5_1 => kernel!(Q5_1, integers::<5, false, true>, 0),
+                QuantType::Q8_0 => kernel!(Q8_0, integers::<8, false, false>, $isa::SIGNED_OFFSET),
+                QuantType::Q2K => kernel!(Q2K, integers::<4, true, true>, 0),
+                QuantType::Q3K => kernel!(Q3K, integers::<4, true, false>, 4),
+                QuantType::Q4K => kernel!(Q4K, integers::<4, false, true>, 0),
+                QuantType::Q5K => kernel!(Q5K, integers::<5, false, true>, 0),
+                QuantType::Q6K => kernel!(Q6K, integers::<6, true, false>, 32),
+                QuantType::IQ4NL => kernel!(IQ4NL, integers::<8, false, false>, $isa::SIGNED_OFFSET),
+                QuantType::IQ4XS => kernel!(IQ4XS, integers::<8, false, false>, $isa::SIGNED_OFFSET),
+                QuantType::MXFP4 => kernel!(MXFP4, integers::<5, false, false>, 12),
+            }
+        }
+    };
+}
+
+kernels!(avx512_kernel, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+kernels!(avx2_kernel, Avx2, "avx2,fma,f16c");
+
+/// Fills the tile with the kernel of the instruction set, which the CPU must have.
+///
+/// # Panics
+/// If the weights or the input are smaller than the tile.
+pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>) {
+    let kernel = if isa == Isa::Avx512 { avx512_kernel(weights.ty) } else { avx2_kernel(weights.ty) };
+    let (rows, tokens) = (out.cols().len(), out.rows().len());
+    let (elements, cols) = (tokens * input.cols, weights.cols);
+    assert!(cols == input.cols && weights.ty.row_bytes(cols) == Some(weights.row_bytes), "rows of {cols} columns");
+    assert!(weights.bytes.len() >= rows * weights.row_bytes, "{rows} rows of weights");
+    let given = if weights.ty.is_quantised() { input.q8.qs.len() } else { input.float.len() };
+    assert!(given >= elements, "{tokens} rows of input");
+    for q8 in input.fine.iter().chain([&input.q8]) {
+        let len = q8.qs.len();
+        assert!(len == input.q8.qs.len() && q8.scales.len() >= len / 32 && q8.sums.len() >= len / 16);
+    }
+    match tokens {
+        _ if rows == 0 => {}
+        ..=FEW_TOKENS => kernel.run::<FEW_TOKENS>(weights, input, out),
+        _ => kernel.run::<TOKENS>(weights, input, out),
+    }
+}
+
+impl Input<'_> {
+    /// The rows from `first` on, with `q8` as their integers.
+    fn tokens(&self, q8: Q8View<'_>, first: usize) -> Tokens {
+        Tokens {
+            floats: self.float.as_ptr().wrapping_add(first * self.cols),
+            qs: q8.qs.as_ptr().wrapping_add(first * self.cols),
+            scales: q8.scales.as_ptr().wrapping_add(first * self.cols / 32),
+            sums: q8.sums.as_ptr().wrapping_add(first * self.cols / 16),
+            cols: self.cols,
+        }
+    }
+}
+
+impl Kernel {
+    /// Fills the tile, `N` tokens and a pair of panels at a time. All lengths have been checked, and the instruction set.
+    fn run<const N: usize>(&self, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>) {
+        let (rows, tokens) = (out.cols().len(), out.rows().len());
+        let mut panels = [const { Panel::new() }; PANELS];
+        let mut sums = [[[0.0; MAX_LANES]; PANELS]; N];
+        for first in (0..tokens).step_by(N) {
+            let sums = &mut sums[..N.min(tokens - first)];
+            let planes = (input.tokens(input.q8, first), input.fine.map(|fine| input.tokens(fine, first)));
+            for row in (0..rows).step_by(PANELS * self.lanes) {
+                // SAFETY: all lengths were checked, and whoever chose the instruction set saw that the CPU has it.
+                unsafe { self.pair(weights, row, rows, planes, (&mut panels, sums)) };
+                for (t, sums) in sums.iter().enumerate() {
+                    let row_out = &mut out.row(first + t)[row..];
+                    for (out, sums) in row_out.chunks_mut(self.lanes).zip(sums) {
+                        out.copy_from_slice(&sums[..out.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sums of two panels: the rows from `row` on, of `rows`.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set; there are so many rows, and as many tokens as sums.
+    #[inline]
+    unsafe fn pair(
+        &self,
+        weights: WeightRows<'_>,
+        row: usize,
+        rows: usize,
+        (tokens, fine): (Tokens, Option<Tokens>),
+        (panels, sums): (&mut [Panel; PANELS], &mut [Sums]),
+    ) {
+        let start = |r: usize| weights.bytes.as_ptr().wrapping_add((row + r).min(rows - 1) * weights.row_bytes);
+        let lanes: [Rows; PANELS] =
+            std::array::from_fn(|p| std::array::from_fn(|r| start(p * self.lanes + r % self.lanes)));
+        let quantised = weights.ty.is_quantised();
+        let (width, unit) = if quantised { (COLS, 32) } else { (FLOAT_COLS, 1) };
+        sums.fill([[0.0; MAX_LANES]; PANELS]);
+        for (i, col) in (0..weights.cols).step_by(width).enumerate() {
+            let units = width.min(weights.cols - col) / unit;
+            // SAFETY: the caller vouches for the rows and the instruction set.
+            unsafe {
+                for (lanes, panel) in lanes.iter().zip(panels.iter_mut()) {
+                    (self.unpack)(lanes, i * self.bytes, units, panel);
+                }
+            }
+            self.fetch(&lanes, i * self.bytes, weights.row_bytes);
+            let columns = Columns { first: col / unit, units, offset: self.offset };
+            // SAFETY: the panels were filled, and the caller vouches for the tokens.
+            unsafe {
+                (self.multiply)(panels, columns, tokens, sums);
+                if let Some(fine) = fine.filter(|_| quantised) {
+                    (self.multiply)(panels, columns, fine, sums);
+                }
+            }
+        }
+    }
+
+    /// Asks the cache for what comes two panels further on in these rows, or else at the start of the next ones.
+    #[inline]
+    fn fetch(&self, lanes: &[Rows; PANELS], at: usize, row_bytes: usize) {
+        let mut ahead = at + 2 * self.bytes;
+        if ahead >= row_bytes {
+            ahead = ahead - row_bytes + PANELS * self.lanes * row_bytes;
+        }
+        for row in lanes.iter().flat_map(|rows| &rows[..self.lanes]) {
+            for line in (0..self.bytes).step_by(64) {
+                // SAFETY: a prefetch reads nothing; any address will do.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(ahead + line).cast()) };
+            }
+        }
+    }
+}

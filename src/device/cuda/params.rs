@@ -1,0 +1,172 @@
+//! The kernels' parameters, byte for byte as kernels/*.cu declare them.
+
+use super::driver::Ptr;
+
+/// `Norm` of common.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct NormArg {
+    pub weight: Ptr,
+    pub bias: Ptr,
+    pub eps: f32,
+    pub layer: i32,
+}
+
+/// `KvView` of common.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct KvView {
+    pub base: Ptr,
+    pub page_bytes: u64,
+    pub tables: Ptr,
+    pub table_stride: i32,
+    pub group: i32,
+    pub table_offset: i32,
+    pub layer: i32,
+    pub heads: i32,
+    pub dim: i32,
+}
+
+/// embed.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Embed {
+    pub table: Ptr,
+    pub positions: Ptr,
+    pub token: Ptr,
+    pub slot: Ptr,
+    pub position: Ptr,
+    pub drawn: Ptr,
+    pub hidden: Ptr,
+    pub table_row_bytes: u64,
+    pub positions_row_bytes: u64,
+    pub table_type: i32,
+    pub positions_type: i32,
+    pub width: i32,
+    pub scale: f32,
+}
+
+/// norm.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct NormRows {
+    pub x: Ptr,
+    pub y: Ptr,
+    pub gather: Ptr,
+    pub norm: NormArg,
+    pub width: i32,
+}
+
+/// product_raw.cuh
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Product {
+    pub weight: Ptr,
+    pub row_bytes: u64,
+    pub x: Ptr,
+    pub y: Ptr,
+    pub bias: Ptr,
+    pub experts: Ptr,
+    pub expert_bytes: u64,
+    pub cols: i32,
+    pub rows: i32,
+    pub n: i32,
+    pub x_stride: i32,
+    pub y_stride: i32,
+    pub x_divide: i32,
+    pub bias_stride: i32,
+    pub add: i32,
+}
+
+/// qkv.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct QkvEpilogue {
+    pub q: Ptr,
+    pub k: Ptr,
+    pub v: Ptr,
+    pub slot: Ptr,
+    pub position: Ptr,
+    pub inv_freq: Ptr,
+    pub q_norm: NormArg,
+    pub k_norm: NormArg,
+    pub kv: KvView,
+    pub magnitude: f32,
+    pub pairs: i32,
+    pub adjacent: i32,
+    pub q_heads: i32,
+    pub q_stride: i32,
+    pub kv_stride: i32,
+}
+
+/// attend.cuh
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Attend {
+    pub q: Ptr,
+    pub mixed: Ptr,
+    pub slot: Ptr,
+    pub position: Ptr,
+    pub tiles: Ptr,
+    pub sinks: Ptr,
+    pub partial: Ptr,
+    pub finished: Ptr,
+    pub kv: KvView,
+    pub scale: f32,
+    pub window: i32,
+    pub q_heads: i32,
+    pub q_stride: i32,
+    pub splits: i32,
+}
+
+/// ffn.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Activate {
+    pub gate: Ptr,
+    pub up: Ptr,
+    pub y: Ptr,
+    pub count: u64,
+    pub kind: i32,
+    pub alpha: f32,
+    pub limit: f32,
+}
+
+/// ffn.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Route {
+    pub logits: Ptr,
+    pub chosen: Ptr,
+    pub weights: Ptr,
+    pub experts: i32,
+    pub used: i32,
+    pub n: i32,
+}
+
+/// ffn.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Combine {
+    pub outputs: Ptr,
+    pub weights: Ptr,
+    pub y: Ptr,
+    pub used: i32,
+    pub width: i32,
+    pub add: i32,
+}
+
+/// sample.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Sample {
+    pub logits: Ptr,
+    pub draws: Ptr,
+    pub never: Ptr,
+    pub best: Ptr,
+    pub finished: Ptr,
+    pub drawn: Ptr,
+    pub outputs: Ptr,
+    pub n_vocab: i32,
+    pub parts: i32,
+}

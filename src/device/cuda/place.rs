@@ -1,0 +1,159 @@
+//! A GPU as the engine sees it: limits, loading, health.
+
+use super::driver::Ptr;
+use super::executor::CudaExecutor;
+use super::gpu::Gpu;
+use super::inputs::Block;
+use super::kv::KvPool;
+use super::memory::{DeviceMemory, Stream, in_grains};
+use super::scratch::{self, Scratch, Sizes, TILE_ROWS, rope_bytes};
+use super::upload::upload;
+use super::weights::{LoadedWeights, places};
+use crate::device::{Device, LoadedModel};
+use crate::error::{Error, Result};
+use crate::gguf::Source;
+use crate::plan::{KvType, Limits, Plan, Step};
+use std::sync::Arc;
+
+/// Left free for the driver: modules, graphs, its own pools.
+const RESERVE_BYTES: u64 = 128 << 20;
+
+pub struct CudaDevice {
+    gpu: Arc<Gpu>,
+}
+
+impl CudaDevice {
+    pub(super) fn new(ordinal: i32) -> Result<Self> {
+        let gpu = Gpu::get(ordinal)?;
+        gpu.check_lost()?;
+        Ok(Self { gpu })
+    }
+}
+
+/// What the kernels take for granted about a plan's shapes; code 3 where one does not hold.
+fn check_shapes(plan: &Plan) -> Result<()> {
+    for w in &plan.weights {
+        if w.rows * w.experts > 1 && w.cols % 8 != 0 {
+            return Err(Error::load(format!("{}: rows of {} weights are no multiple of 8", w.name, w.cols)));
+        }
+    }
+    for step in &plan.steps {
+        match step {
+            Step::Attend { heads, .. } if heads.dim % 8 != 0 || heads.dim > 256 || heads.q % heads.kv.max(1) != 0 => {
+                return Err(Error::load(format!("heads of {} elements: only multiples of 8 up to 256", heads.dim)));
+            }
+            Step::Experts(e) if e.router.rows.len() > 1024 => {
+                return Err(Error::load(format!("{} experts, more than 1024", e.router.rows.len())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The blocks of a decode pass and of a prefill pass.
+fn blocks(sizes: &Sizes) -> (Block, Block) {
+    let decode = Block { rows: sizes.decode_rows, tiles: 0, heads: sizes.decode_rows };
+    let tiles = sizes.batch_tokens.div_ceil(TILE_ROWS) + sizes.sequences;
+    (decode, Block { rows: sizes.batch_tokens, tiles, heads: sizes.logit_rows })
+}
+
+/// Words with a bit for each id that must not be drawn.
+fn never_words(plan: &Plan) -> Vec<u8> {
+    let mut words = vec![0u8; plan.n_vocab.div_ceil(32) * 4];
+    for &id in &plan.never_drawn {
+        if let Some(byte) = words.get_mut(id as usize / 8) {
+            *byte |= 1 << (id % 8);
+        }
+    }
+    words
+}
+
+/// Clears the working memory and puts the constants in it; returns the ropes' addresses.
+fn prepare(gpu: &Arc<Gpu>, plan: &Plan, scratch: &Scratch, working: &DeviceMemory) -> Result<Vec<Ptr>> {
+    let stream = Stream::new(gpu)?;
+    // SAFETY: the whole allocation.
+    unsafe { stream.clear(working.ptr, working.bytes)? };
+    let never = never_words(plan);
+    // SAFETY: a bit per id, as the layout has it; the bytes outlive the synchronisation below.
+    unsafe { stream.upload(scratch.never, &never)? };
+    let mut at = scratch.ropes;
+    let mut ropes = Vec::new();
+    let mut frequencies = Vec::new();
+    for rope in &plan.ropes {
+        frequencies.push(rope.inv_freq.iter().flat_map(|f| f.to_le_bytes()).collect::<Vec<u8>>());
+        ropes.push(at);
+        at += rope_bytes(rope.inv_freq.len());
+    }
+    for (bytes, &to) in frequencies.iter().zip(&ropes) {
+        // SAFETY: a place for these frequencies, as the layout has it.
+        unsafe { stream.upload(to, bytes)? };
+    }
+    stream.synchronize()?;
+    Ok(ropes)
+}
+
+impl Device for CudaDevice {
+    fn name(&self) -> String {
+        self.gpu.name.clone()
+    }
+
+    fn limits(&self, plan: &Plan) -> Limits {
+        let small = self.gpu.memory_bytes < 12 << 30;
+        Limits {
+            batch_tokens: if small { 512 } else { 1024 }.min(plan.context.max(64)),
+            sequences: 64,
+            logit_rows: 64,
+            kv_type: KvType::F16,
+        }
+    }
+
+    fn load(
+        &self,
+        plan: Arc<Plan>,
+        source: Arc<Source>,
+        limits: Limits,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<LoadedModel> {
+        check_shapes(&plan)?;
+        if limits.kv_type != KvType::F16 {
+            return Err(Error::load("the CUDA device keeps keys and values as F16 only"));
+        }
+        let gpu = &self.gpu;
+        let _entered = gpu.enter()?;
+        gpu.kernels()?;
+        let sizes = Sizes::new(&plan, &limits);
+        let (decode, prefill) = blocks(&sizes);
+        let block_bytes = [decode.bytes() as u64, prefill.bytes() as u64];
+        let (_, working_bytes) = scratch::cut(&plan, &sizes, block_bytes, 0)?;
+        let (places, weight_bytes) = places(&plan)?;
+        let needed = in_grains(weight_bytes).saturating_add(in_grains(working_bytes));
+        let (free, total) = gpu.memory_info()?;
+        if needed.saturating_add(RESERVE_BYTES) > free {
+            return Err(Error::memory(format!(
+                "the model needs {needed} bytes ({weight_bytes} of weights) and {RESERVE_BYTES} in reserve; \
+                 {free} of {total} are free on GPU {}",
+                gpu.ordinal
+            )));
+        }
+        let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;
+        let working = DeviceMemory::new(gpu, working_bytes, "the working memory")?;
+        let (scratch, _) = scratch::cut(&plan, &sizes, block_bytes, working.ptr)?;
+        let ropes = prepare(gpu, &plan, &scratch, &working)?;
+        upload(gpu, &plan, &source, (&places, slab.ptr), progress)?;
+        let page_bytes: Vec<u64> = plan.kv_groups.iter().map(|g| g.page_bytes(limits.kv_type) as u64).collect();
+        let kv = Arc::new(KvPool::new(gpu, &page_bytes)?);
+        let weights = Arc::new(LoadedWeights { gpu: gpu.clone(), plan, slab, places, working });
+        let executor = CudaExecutor::new(weights.clone(), kv.clone(), (sizes, scratch, ropes), (decode, prefill))?;
+        Ok(LoadedModel { executor: Box::new(executor), kv, weights })
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.gpu.held_bytes()
+    }
+
+    fn check_health(&self) -> Result<()> {
+        let _entered = self.gpu.enter()?;
+        self.gpu.memory_info().map(|_| ())
+    }
+}

@@ -1,0 +1,77 @@
+//! From a path to the parts of a model.
+
+use super::model::Parts;
+use super::relief::with_relief;
+use super::vocabulary::Vocabulary;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::model;
+use crate::plan::lower;
+use crate::token::{Encode, Tokenizer};
+use std::path::Path;
+use std::sync::Arc;
+
+const CONTEXT: &str = "WORKER_ORCD_CONTEXT";
+const PREFIX: &str = "WORKER_ORCD_PREFIX";
+
+pub(super) fn load(device: &Arc<dyn Device>, path: &Path) -> Result<Parts> {
+    let context = asked_context()?;
+    let gguf = Gguf::open(path)?;
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
+    let spec = model::build(&gguf, context)?;
+    let plan = Arc::new(lower(&spec, never_drawn(&tokenizer, spec.n_vocab)));
+    let limits = device.limits(&plan);
+    let family = spec.family;
+    let name = path.display();
+    let mut progress = |done: u64, all: u64| {
+        log::debug!("loading {name}: {done} of {all} bytes");
+        true
+    };
+    let mut attempt = || device.load(plan.clone(), gguf.source().clone(), limits, &mut progress);
+    let loaded = with_relief(&mut attempt)?;
+    log::info!("{name}: {family}, context {}, on {}", plan.context, device.name());
+    let vocabulary = Arc::new(tokenizer);
+    Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary, shares_prefixes: shares_prefixes()? })
+}
+
+/// The context that the environment asks for.
+fn asked_context() -> Result<Option<usize>> {
+    let Some(value) = std::env::var_os(CONTEXT).filter(|v| !v.is_empty()) else {
+        return Ok(None);
+    };
+    match value.to_str().and_then(|v| v.trim().parse().ok()) {
+        Some(tokens) if tokens > 0 => Ok(Some(tokens)),
+        _ => Err(Error::parameter(format!("{CONTEXT} is {value:?}, not a number of tokens"))),
+    }
+}
+
+/// Whether prompts share pages; the environment can forbid it.
+fn shares_prefixes() -> Result<bool> {
+    let value = std::env::var_os(PREFIX).unwrap_or_default();
+    match value.to_str() {
+        Some("" | "on") => Ok(true),
+        Some("off") => Ok(false),
+        _ => Err(Error::parameter(format!("{PREFIX} is {value:?}, neither \"on\" nor \"off\""))),
+    }
+}
+
+/// Rows of the embedding that no token stands for.
+fn never_drawn(tokenizer: &Tokenizer, n_vocab: usize) -> Vec<u32> {
+    let rows = u32::try_from(n_vocab).unwrap_or(u32::MAX);
+    (0..rows).filter(|&id| id as usize >= tokenizer.n_tokens() || tokenizer.is_padding(id)).collect()
+}
+
+impl Vocabulary for Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Tokenizer::encode(self, text, Encode { add_special: true, parse_special: true })
+    }
+
+    fn bytes(&self, id: u32) -> &[u8] {
+        if self.is_control(id) { &[] } else { Tokenizer::bytes(self, id) }
+    }
+
+    fn ends(&self, id: u32) -> bool {
+        self.is_end(id)
+    }
+}

@@ -1,0 +1,125 @@
+//! Pages shared by prompts that begin alike: invisible in the texts, visible in memory and in work.
+
+use super::fake::{Fake, Setup, WEIGHT_BYTES};
+use super::tests::{random, read, start, until};
+use super::{Inference, Model};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const PREFIX: &str = "You are a helpful fox. You jump over lazy dogs, and you answer in rhymes, always, and at once. ";
+
+fn setup() -> Setup {
+    Setup { depth: 2, windows: vec![None, None], ..Setup::default() }
+}
+
+fn prefilled(fake: &Fake) -> usize {
+    fake.prefilled.load(Ordering::SeqCst) as usize
+}
+
+/// The n-th of many prompts with a few beginnings, and its seed.
+fn prompt(n: u64) -> (String, u64) {
+    let prefix = PREFIX.repeat(n as usize % 3 + 1);
+    (format!("{}{}", &prefix[..prefix.len() - n as usize % 50], n % 7), n)
+}
+
+fn alone(n: u64) -> String {
+    let (model, _) = Setup { shares_prefixes: false, ..setup() }.load();
+    let (prompt, seed) = prompt(n);
+    read(&start(&model, &prompt, 60, seed).expect("memory")).expect("text")
+}
+
+#[test]
+fn a_prompt_that_was_computed_is_found() {
+    for depth in [1, 2] {
+        let (model, fake) = Setup { depth, ..setup() }.load();
+        let long = PREFIX.repeat(4);
+        let first = read(&start(&model, &long, 60, 0).expect("memory")).expect("text");
+        assert_eq!(prefilled(&fake), long.len());
+        let inference = start(&model, &long, 60, 0).expect("memory");
+        assert_eq!(read(&inference).expect("text"), first);
+        let found = (long.len() - 1) / 32 * 32;
+        assert_eq!(inference.reused_tokens(), found);
+        assert_eq!(prefilled(&fake), long.len() + long.len() - found);
+    }
+}
+
+#[test]
+fn what_starts_together_is_computed_once() {
+    let (model, fake) = Setup { step: Duration::from_millis(1), end_in: u64::MAX, ..setup() }.load();
+    let long = PREFIX.repeat(6);
+    let open: Vec<Inference> = (0..10).map(|n| start(&model, &format!("{long}{n}"), 20, 0).expect("memory")).collect();
+    let pages = (model.held_bytes() - WEIGHT_BYTES) as usize / 2;
+    assert!(pages < long.len() / 32 + 10 * 3, "{pages} pages in each group");
+    for inference in &open {
+        read(inference).expect("text");
+    }
+    assert!(prefilled(&fake) < long.len() + 10 * 40, "{} rows", prefilled(&fake));
+}
+
+#[test]
+fn who_waits_takes_over_from_one_that_is_cancelled() {
+    let slow = Setup { step: Duration::from_millis(2), batch_tokens: 16, ..setup() };
+    let (model, fake) = slow.load();
+    let long = PREFIX.repeat(6);
+    let first = start(&model, &long, 20, 0).expect("memory");
+    let second = start(&model, &long, 20, 0).expect("memory");
+    until("the first is under way", || prefilled(&fake) > 100);
+    drop(first);
+    let text = read(&second).expect("text");
+    let (model, _) = Setup { shares_prefixes: false, ..setup() }.load();
+    assert_eq!(text, read(&start(&model, &long, 20, 0).expect("memory")).expect("text"));
+}
+
+#[test]
+fn windowed_models_share_nothing() {
+    let (model, _) = Setup { windows: vec![None, Some(64)], ..setup() }.load();
+    for _ in 0..2 {
+        let inference = start(&model, &PREFIX.repeat(3), 10, 0).expect("memory");
+        read(&inference).expect("text");
+        assert_eq!(inference.reused_tokens(), 0);
+    }
+}
+
+#[test]
+fn kept_pages_give_way() {
+    // 30 pages; each prompt has 9 full ones, which stay when it is over.
+    let (model, _) = Setup { most_pages: 30, end_in: u64::MAX, ..setup() }.load();
+    for n in 0..8 {
+        let text = format!("{n}{}", PREFIX.repeat(3));
+        read(&start(&model, &text, 20, 0).expect("room, once others give way")).expect("text");
+    }
+    assert!(start(&model, "a", 29 * 32, 0).is_ok());
+}
+
+#[test]
+fn texts_are_the_same_with_shared_pages() {
+    let texts: Vec<String> = (0..150).map(alone).collect();
+    for (depth, batch_tokens, most_pages) in [(1, 24, 400), (2, 50, 70), (2, 300, 10_000)] {
+        let (model, fake) = Setup { depth, batch_tokens, most_pages, ..setup() }.load();
+        std::thread::scope(|s| {
+            for thread in 0..6 {
+                let (model, texts) = (&model, &texts);
+                s.spawn(move || many(model, texts, thread));
+            }
+        });
+        let asked: usize = 6 * 100 * 150;
+        assert!(prefilled(&fake) < asked / 2, "{} of about {asked} rows", prefilled(&fake));
+    }
+}
+
+/// Starts, reads and abandons at random.
+fn many(model: &Model, texts: &[String], thread: u64) {
+    let mut state = thread + 1;
+    let mut open: Vec<(u64, Inference)> = Vec::new();
+    for _ in 0..100 {
+        let n = random(&mut state) % texts.len() as u64;
+        let (prompt, seed) = prompt(n);
+        open.extend(start(model, &prompt, 60, seed).ok().map(|i| (n, i)));
+        if open.len() as u64 > random(&mut state) % 6 {
+            let (n, inference) = open.swap_remove(random(&mut state) as usize % open.len());
+            if !random(&mut state).is_multiple_of(4) {
+                assert_eq!(read(&inference).expect("text"), texts[n as usize], "{n}");
+            }
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The C interface: the functions of the contract, and what makes them safe to call with anything.
+//!
+//! A function resolves its handles, calls the engine, and turns the result into a code; [`guard`] sees that neither a panic
+//! nor a forked child gets further. Handles are ids ([`handles`]), never addresses that are followed. Pointers for results
+//! are written without assuming alignment. The only thing taken on trust is that a pointer which is not NULL points to what
+//! its type says: a C library cannot check that.
+
+mod codes;
+mod exports;
+mod ext;
+mod guard;
+mod handles;
+mod reason;
+
+#[cfg(test)]
+mod tests;

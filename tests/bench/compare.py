@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Compare the library with llama.cpp on the CPU: same file, same text, same threads, in turn, medians.
+
+    pip install llama-cpp-python     (with CMAKE_ARGS=-DGGML_NATIVE=ON, from its sources, for its best)
+    compare.py [--threads 2] [--runs 5] [--sequences N] LIB MODEL.gguf ...
+
+LIB is target/release/libworker_orcd.so. Each measurement is a process of its own that loads the model, feeds a prompt of about
+512 tokens, generates 128 tokens greedily and says how long each part took. `first` is the time from the call that
+loads the model to the first token of a one-word prompt; `rss` is the peak resident memory of the process, which for llama.cpp
+includes its Python binding. Ours goes through the C functions. A model whose tokenizer is synthetic cannot be fed a text; make such files with --vocab.
+"""
+import argparse
+import ctypes
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+GENERATED = 128
+TEXT = ("The lighthouse at the end of the harbour had been dark for eleven years when she decided to repair it. "
+        "Salt had eaten through most of the cables, and mice had taken the rest, so she stripped the walls bare. ") * 12
+
+
+def report(**figures):
+    figures["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps(figures))
+
+
+class Ours:
+    def __init__(self, lib, path):
+        self.lib = lib = ctypes.CDLL(lib)
+        p, i, c = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
+        error = ctypes.POINTER(ctypes.c_int)
+        lib.cuda_init.restype, lib.cuda_init.argtypes = p, [i, error]
+        lib.cuda_load_model.restype = p
+        lib.cuda_load_model.argtypes = [p, c, ctypes.POINTER(ctypes.c_uint64), error]
+        lib.cuda_inference_start.restype = p
+        lib.cuda_inference_start.argtypes = [p, c, i, ctypes.c_float, ctypes.c_uint64, error]
+        lib.cuda_inference_next_token.restype = ctypes.c_bool
+        lib.cuda_inference_next_token.argtypes = [p, c, i, ctypes.POINTER(ctypes.c_int), error]
+        lib.cuda_inference_free.argtypes = [p]
+        self.error = ctypes.c_int()
+        self.context = lib.cuda_init(0, self.error)
+        self.check("cuda_init")
+        self.model = lib.cuda_load_model(self.context, os.fsencode(path), ctypes.c_uint64(), self.error)
+        self.check("cuda_load_model")
+
+    def check(self, what):
+        if self.error.value:
+            sys.exit(f"{what}: code {self.error.value}")
+
+    def start(self, text, tokens):
+        run = self.lib.cuda_inference_start(self.model, text.encode(), tokens, 0.0, 0, self.error)
+        self.check("cuda_inference_start")
+        return run
+
+    def generate(self, text, tokens):
+        """Times at which each piece came."""
+        run, piece, index, times = self.start(text, tokens), ctypes.create_string_buffer(4096), ctypes.c_int(), []
+        while self.lib.cuda_inference_next_token(run, piece, 4096, index, self.error):
+            times.append(time.perf_counter())
+        self.check("cuda_inference_next_token")
+        self.lib.cuda_inference_free(run)
+        return times
+
+
+def ours(lib, path, prompt_tokens, sequences):
+    began = time.perf_counter()
+    engine = Ours(lib, path)
+    first = engine.generate("Hello", 1)[0] - began
+    if sequences > 1:
+        return many(engine, sequences, first)
+    began = time.perf_counter()
+    times = engine.generate(TEXT, 1)
+    prefill = times[0] - began
+    began = time.perf_counter()
+    times = engine.generate("The", GENERATED)
+    report(first=first, prefill=prompt_tokens / prefill, decode=(len(times) - 1) / (times[-1] - times[0]))
+
+
+def many(engine, sequences, first):
+    """Generated tokens per second of several sequences at once; a piece may hold several tokens, so count those asked for."""
+    import threading
+    began = time.perf_counter()
+    run = lambda i: engine.generate(f"Number {i}:", GENERATED)
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(sequences)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    report(first=first, decode=sequences * GENERATED / (time.perf_counter() - began))
+
+
+def peer(path, threads):
+    import llama_cpp
+    began = time.perf_counter()
+    m = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+    special = dict(add_bos=True, special=True)
+    m.eval(m.tokenize(b"Hello", **special))
+    first = time.perf_counter() - began
+    m.reset()
+    ids = m.tokenize(TEXT.encode(), **special)
+    began = time.perf_counter()
+    m.eval(ids)
+    prefill = time.perf_counter() - began
+    m.reset()
+    m.eval(m.tokenize(b"The", **special))
+    began = time.perf_counter()
+    for _ in range(GENERATED - 1):
+        m.eval([m.sample(temp=0.0)])
+    report(first=first, prefill=len(ids) / prefill, decode=(GENERATED - 1) / (time.perf_counter() - began), tokens=len(ids))
+
+
+def measure(args, environment):
+    environment = {**os.environ, "WORKER_ORCD_DEVICE": "cpu", **environment}
+    out = subprocess.run([sys.executable, __file__, *map(str, args)], env=environment, capture_output=True, text=True)
+    if out.returncode:
+        sys.exit(out.stderr or out.stdout)
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--runs", type=int, default=5)
+    ap.add_argument("--sequences", type=int, default=1, help="measure ours alone with so many at once, beside one")
+    ap.add_argument("lib")
+    ap.add_argument("models", nargs="+")
+    a = ap.parse_args()
+    threads = {"WORKER_ORCD_THREADS": str(a.threads)}
+    print(f"{'model':36} {'':12} {'prefill':>9} {'decode':>9} {'first ms':>9} {'rss MiB':>8}")
+    for path in a.models:
+        rows = {"llama.cpp": [], "ours": []}
+        for _ in range(a.runs):
+            if a.sequences > 1:
+                rows["ours"].append(measure(["--ours", a.lib, path, 1, a.sequences], threads))
+                continue
+            rows["llama.cpp"].append(measure(["--peer", path, a.threads], {}))
+            rows["ours"].append(measure(["--ours", a.lib, path, rows["llama.cpp"][-1]["tokens"], 1], threads))
+        median = lambda who, key: statistics.median(r.get(key, 0) for r in rows[who])
+        keys = ["prefill", "decode", "first", "rss_mib"]
+        for who in (w for w in rows if rows[w]):
+            v = [median(who, k) for k in keys]
+            print(f"{os.path.basename(path):36} {who:12} {v[0]:9.1f} {v[1]:9.1f} {1000 * v[2]:9.1f} {v[3]:8.0f}", flush=True)
+        if rows["llama.cpp"]:
+            ratio = [median("ours", k) / median("llama.cpp", k) for k in keys]
+            print(f"{'':36} {'ratio':12} {ratio[0]:9.2f} {ratio[1]:9.2f} {ratio[2]:9.2f} {ratio[3]:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ours"]:
+        ours(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    elif sys.argv[1:2] == ["--peer"]:
+        peer(sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

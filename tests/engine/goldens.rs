@@ -1,0 +1,67 @@
+//! The golden models: where they are, and the greedy texts that their reference gives.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use worker_orcd::cuda::Context;
+use worker_orcd::gguf::Gguf;
+use worker_orcd::token::{Tokenizer, Utf8Stream};
+
+/// The host's CPU as the device.
+pub fn context() -> Context {
+    static CPU: Once = Once::new();
+    // SAFETY: std guards the environment by a lock, and nothing else of this process reads it.
+    CPU.call_once(|| unsafe { std::env::set_var("WORKER_ORCD_DEVICE", "cpu") });
+    Context::new(0).expect("the CPU")
+}
+
+fn folder() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models/tiny");
+    std::env::var_os("WORKER_ORCD_GOLDENS").map_or_else(default, PathBuf::from)
+}
+
+pub fn model_path(name: &str) -> PathBuf {
+    folder().join(format!("{name}.gguf"))
+}
+
+pub struct Golden {
+    /// Of the model: `llama-f32`.
+    pub name: String,
+    json: Value,
+}
+
+/// Every golden of the folder.
+pub fn all() -> impl Iterator<Item = Golden> {
+    let folder = folder();
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    entries.filter_map(|entry| {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name()?.to_str()?.strip_suffix(".golden.json")?.to_owned();
+        let text = std::fs::read_to_string(&path).expect("a readable file");
+        Some(Golden { name, json: serde_json::from_str(&text).expect("JSON") })
+    })
+}
+
+impl Golden {
+    /// Prompts that are texts, each with the text that follows at temperature 0, up to the first end token.
+    pub fn texts(&self, model: &Path) -> Vec<(String, String)> {
+        let gguf = Gguf::open(model).expect("a model");
+        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).expect("a tokenizer");
+        let prompts = self.json["prompts"].as_array().expect("a list");
+        let texts: Vec<_> = prompts
+            .iter()
+            .filter_map(|p| Some((p["text"].as_str()?.to_owned(), answer(&tokenizer, &p["greedy"]))))
+            .collect();
+        assert!(!texts.is_empty(), "{}", self.name);
+        texts
+    }
+}
+
+fn answer(tokenizer: &Tokenizer, ids: &Value) -> String {
+    let ids = ids.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32);
+    let mut stream = Utf8Stream::new();
+    for id in ids.take_while(|&id| !tokenizer.is_end(id)) {
+        stream.push(tokenizer.bytes(id));
+    }
+    stream.finish().unwrap_or_default().replace('\0', "\u{FFFD}")
+}

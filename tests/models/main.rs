@@ -1,0 +1,5 @@
+//! Whole models against references computed elsewhere.
+
+mod goldens;
+mod real;
+mod support;
