@@ -7,12 +7,15 @@ use worker_orcd::cuda::Context;
 use worker_orcd::gguf::Gguf;
 use worker_orcd::token::{Tokenizer, Utf8Stream};
 
-/// The host's CPU as the device.
+/// The host's CPU as the device, or what `WORKER_ORCD_TEST_DEVICE` says: `cuda` runs these tests on a GPU.
 pub fn context() -> Context {
-    static CPU: Once = Once::new();
-    // SAFETY: std guards the environment by a lock, and nothing else of this process reads it.
-    CPU.call_once(|| unsafe { std::env::set_var("WORKER_ORCD_DEVICE", "cpu") });
-    Context::new(0).expect("the CPU")
+    static DEVICE: Once = Once::new();
+    DEVICE.call_once(|| {
+        let device = std::env::var_os("WORKER_ORCD_TEST_DEVICE").unwrap_or_else(|| "cpu".into());
+        // SAFETY: std guards the environment by a lock, and nothing else of this process reads it.
+        unsafe { std::env::set_var("WORKER_ORCD_DEVICE", device) };
+    });
+    Context::new(0).expect("the device")
 }
 
 fn folder() -> PathBuf {
