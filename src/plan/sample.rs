@@ -18,20 +18,31 @@ pub const GREEDY_BELOW: f32 = 1e-4;
 pub fn draw(logits: &[f32], never_drawn: &[u32], draw: Draw, position: usize) -> Option<u32> {
     let noise = (draw.temperature >= GREEDY_BELOW).then(|| Noise::new(draw.seed, position));
     let mut skipped = never_drawn.iter().copied().peekable();
-    let mut words = [0; 4];
+    let mut words = (u32::MAX, [0; 4]);
     let mut best = (f32::NEG_INFINITY, None);
     for (id, &logit) in (0u32..).zip(logits) {
-        if let Some(noise) = noise.as_ref().filter(|_| id % 4 == 0) {
-            words = noise.words(id / 4);
-        }
         if skipped.next_if_eq(&id).is_some() {
             continue;
         }
         if logit.is_nan() {
             return None;
         }
-        let score = match noise {
-            Some(_) => logit / draw.temperature + gumbel(words[id as usize % 4]),
+        let score = match &noise {
+            Some(noise) => {
+                // Sums are monotone, so an id whose bound does not win cannot win: no noise is needed, or no logarithm.
+                let scaled = logit / draw.temperature;
+                if scaled + MOST_NOISE <= best.0 {
+                    continue;
+                }
+                if words.0 != id / 4 {
+                    words = (id / 4, noise.words(id / 4));
+                }
+                let word = words.1[id as usize % 4];
+                if scaled + most_gumbel(word) <= best.0 {
+                    continue;
+                }
+                scaled + gumbel(word)
+            }
             None => logit,
         };
         if score > best.0 {
@@ -88,6 +99,14 @@ pub fn gumbel(word: u32) -> f32 {
     -ln(exponential)
 }
 
+/// Above what [`gumbel`] gives for any word.
+const MOST_NOISE: f32 = 23.0;
+
+/// Above what it gives for this word: -ln(1 - v) >= v, and v >= 2^-(z + 1) where the word has z leading zeros.
+fn most_gumbel(word: u32) -> f32 {
+    (word.leading_zeros() + 1) as f32 * std::f32::consts::LN_2 + 1e-3
+}
+
 /// ln x of a positive, normal x: x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)).
 fn ln(x: f32) -> f32 {
     const SQRT_HALF_BITS: u32 = 0x3F35_04F3;
@@ -130,6 +149,18 @@ mod tests {
             let exact = -(-(-v).ln_1p()).ln();
             let got = f64::from(gumbel(word));
             assert!((got - exact).abs() < 2e-6 * exact.abs().max(1.0), "{word}: {got} {exact}");
+            assert!(gumbel(word) < most_gumbel(word) && most_gumbel(word) < MOST_NOISE, "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_computed_would_not_have_won() {
+        for (seed, scale) in (0..40).zip([0.0, 0.1, 1.0, 7.0, 60.0].into_iter().cycle()) {
+            let logits: Vec<f32> = (0..997u32).map(|i| scale * ((i * 7919 % 997) as f32 / 997.0 - 0.5)).collect();
+            let noise = Noise::new(seed, 5);
+            let score = |id: u32| logits[id as usize] / 0.7 + gumbel(noise.words(id / 4)[id as usize % 4]);
+            let best = (0..997).reduce(|a, b| if score(b) > score(a) { b } else { a });
+            assert_eq!(draw(&logits, &[], at(0.7, seed), 5), best);
         }
     }
 

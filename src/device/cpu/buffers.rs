@@ -210,6 +210,8 @@ pub struct Buffers {
     pub rows: Vec<Row>,
     /// Rows whose logits are wanted.
     pub heads: Vec<usize>,
+    /// What was drawn for these, as many as there are rows of logits.
+    pub drawn: Vec<Option<u32>>,
     pub routing: Routing,
 }
 
@@ -236,6 +238,7 @@ impl Buffers {
             rooms: (0..sizes.threads).map(room).collect::<Result<_>>()?,
             rows: Vec::with_capacity(rows),
             heads: Vec::with_capacity(rows),
+            drawn: vec![None; sizes.logit_rows],
             routing: Routing::new(plan, sizes),
         })
     }

@@ -54,23 +54,23 @@ impl Context<'_> {
             self.quantise(&b.x[..len], width, planes, &mut b.q8);
             let input = b.q8.input(&b.x[..len], width, planes);
             self.linear(linear, input, &mut b.logits[..heads.len() * n_vocab], &b.rooms);
-            for (&row, logits) in heads.iter().zip(b.logits.chunks_exact(n_vocab)) {
-                let row = b.rows[row];
-                self.give(&mut outputs[row.segment], batch.segments[row.segment].want, row.position, logits);
+            let (rows, logits) = (&b.rows, &b.logits);
+            self.pool.each(Chunks::new(&mut b.drawn[..heads.len()], 1), |_, i, drawn| {
+                let row = rows[heads[i]];
+                if let Want::Token(draw) = batch.segments[row.segment].want {
+                    let logits = &logits[i * n_vocab..][..n_vocab];
+                    drawn[0] = plan::draw(logits, &self.plan.never_drawn, draw, row.position + 1);
+                }
+            });
+            for ((&row, drawn), logits) in heads.iter().zip(&b.drawn).zip(b.logits.chunks_exact(n_vocab)) {
+                match (batch.segments[b.rows[row].segment].want, &mut outputs[b.rows[row].segment]) {
+                    (Want::Token(_), output) => *output = drawn.map_or(Output::Poisoned, Output::Token),
+                    (_, Output::Logits(all)) => all.extend_from_slice(logits),
+                    _ => {}
+                }
             }
         }
         outputs
-    }
-
-    fn give(&self, output: &mut Output, want: Want, position: usize, logits: &[f32]) {
-        match (want, output) {
-            (Want::Token(draw), output) => {
-                let token = plan::draw(logits, &self.plan.never_drawn, draw, position + 1);
-                *output = token.map_or(Output::Poisoned, Output::Token);
-            }
-            (_, Output::Logits(all)) => all.extend_from_slice(logits),
-            _ => {}
-        }
     }
 }
 

@@ -67,26 +67,53 @@ pub unsafe fn add<L: Lanes>(to: &mut [f32], from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
-/// Applies `f` to vectors of gate and up, and leaves the result in `up`.
-///
-/// # Safety
-/// The CPU has L; `f` needs nothing else.
-#[inline(always)]
-unsafe fn join<L: Lanes>(gate: &[f32], up: &mut [f32], f: impl Fn(L, L) -> L) {
-    let len = up.len().min(gate.len());
-    let mut at = 0;
-    // SAFETY: all accesses are below `len`; what is left over goes through a vector of its own.
-    unsafe {
-        while at + L::N <= len {
-            let to = up.as_mut_ptr().add(at);
-            f(L::load(gate.as_ptr().add(at)), L::load(to)).store(to);
-            at += L::N;
+/// A function of vectors of gate and up. (Not a closure: those are compiled without the instruction set, and called.)
+trait Join: Copy {
+    /// # Safety
+    /// The CPU has L.
+    unsafe fn join<L: Lanes>(self, gate: L, up: L) -> L;
+}
+
+#[derive(Clone, Copy)]
+struct Silu;
+#[derive(Clone, Copy)]
+struct Gelu;
+#[derive(Clone, Copy)]
+struct Clamped {
+    alpha: f32,
+    limit: f32,
+}
+
+impl Join for Silu {
+    #[inline(always)]
+    unsafe fn join<L: Lanes>(self, gate: L, up: L) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { swish(gate, L::splat(1.0)).mul(up) }
+    }
+}
+
+/// The tanh form, by tanh(u) = 2 sigmoid(2u) - 1.
+impl Join for Gelu {
+    #[inline(always)]
+    unsafe fn join<L: Lanes>(self, gate: L, up: L) -> L {
+        const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let inner = gate.mul(gate).fma(L::splat(TWICE_SQRT_2_OVER_PI * 0.044715), L::splat(TWICE_SQRT_2_OVER_PI));
+            swish(gate, inner).mul(up)
         }
-        let mut rest = [[0.0f32; 16]; 2];
-        rest[0][..len - at].copy_from_slice(&gate[at..len]);
-        rest[1][..len - at].copy_from_slice(&up[at..len]);
-        f(L::load(rest[0].as_ptr()), L::load(rest[1].as_ptr())).store(rest[1].as_mut_ptr());
-        up[at..len].copy_from_slice(&rest[1][..len - at]);
+    }
+}
+
+impl Join for Clamped {
+    #[inline(always)]
+    unsafe fn join<L: Lanes>(self, gate: L, up: L) -> L {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (most, least) = (L::splat(self.limit), L::splat(-self.limit));
+            let up = most.min(least.max(up)).add(L::splat(1.0));
+            swish(most.min(gate), L::splat(self.alpha)).mul(up)
+        }
     }
 }
 
@@ -100,17 +127,34 @@ unsafe fn swish<L: Lanes>(x: L, alpha: L) -> L {
     unsafe { x.div(L::splat(1.0).add(L::splat(0.0).sub(x.mul(alpha)).exp())) }
 }
 
-/// The tanh form, by tanh(u) = 2 sigmoid(2u) - 1.
+/// up = join(gate, up); where there is no gate, up = join(up, 1).
 ///
 /// # Safety
 /// The CPU has L.
 #[inline(always)]
-unsafe fn gelu<L: Lanes>(x: L) -> L {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
-    // SAFETY: the caller's promise.
+unsafe fn apply<L: Lanes, J: Join>(join: J, gate: Option<&[f32]>, up: &mut [f32]) {
+    let len = gate.map_or(up.len(), |gate| gate.len().min(up.len()));
+    let mut at = 0;
+    // SAFETY: all accesses are below `len`; what is left over goes through a vector of its own.
     unsafe {
-        let inner = x.mul(x).fma(L::splat(TWICE_SQRT_2_OVER_PI * 0.044715), L::splat(TWICE_SQRT_2_OVER_PI));
-        swish(x, inner)
+        while at + L::N <= len {
+            let to = up.as_mut_ptr().add(at);
+            let joined = match gate {
+                Some(gate) => join.join(L::load(gate.as_ptr().add(at)), L::load(to)),
+                None => join.join(L::load(to), L::splat(1.0)),
+            };
+            joined.store(to);
+            at += L::N;
+        }
+        if at < len {
+            let mut rest = [[1.0f32; 16]; 2];
+            rest[0][..len - at].copy_from_slice(&gate.unwrap_or(up)[at..len]);
+            if gate.is_some() {
+                rest[1][..len - at].copy_from_slice(&up[at..len]);
+            }
+            join.join(L::load(rest[0].as_ptr()), L::load(rest[1].as_ptr())).store(rest[1].as_mut_ptr());
+            up[at..len].copy_from_slice(&rest[1][..len - at]);
+        }
     }
 }
 
@@ -120,16 +164,12 @@ unsafe fn gelu<L: Lanes>(x: L) -> L {
 /// The CPU has L.
 #[inline(always)]
 pub unsafe fn activate<L: Lanes>(activation: Activation, gate: &[f32], up: &mut [f32]) {
-    // SAFETY: the caller's promise, in every closure too.
+    // SAFETY: the caller's promise.
     unsafe {
         match activation {
-            Activation::Silu => join::<L>(gate, up, |gate, up| swish(gate, L::splat(1.0)).mul(up)),
-            Activation::Gelu => join::<L>(gate, up, |gate, up| gelu(gate).mul(up)),
-            Activation::ClampedSwiglu { alpha, limit } => join::<L>(gate, up, |gate, up| {
-                let (most, least) = (L::splat(limit), L::splat(-limit));
-                let up = most.min(least.max(up)).add(L::splat(1.0));
-                swish(most.min(gate), L::splat(alpha)).mul(up)
-            }),
+            Activation::Silu => apply::<L, _>(Silu, Some(gate), up),
+            Activation::Gelu => apply::<L, _>(Gelu, Some(gate), up),
+            Activation::ClampedSwiglu { alpha, limit } => apply::<L, _>(Clamped { alpha, limit }, Some(gate), up),
         }
     }
 }
@@ -140,29 +180,11 @@ pub unsafe fn activate<L: Lanes>(activation: Activation, gate: &[f32], up: &mut 
 /// The CPU has L.
 #[inline(always)]
 pub unsafe fn activate_up<L: Lanes>(activation: Activation, up: &mut [f32]) {
-    // SAFETY: the caller's promise, in every closure too.
+    // SAFETY: the caller's promise.
     unsafe {
         match activation {
-            Activation::Gelu => apply::<L>(up, |x| gelu(x)),
-            Activation::Silu | Activation::ClampedSwiglu { .. } => apply::<L>(up, |x| swish(x, L::splat(1.0))),
+            Activation::Gelu => apply::<L, _>(Gelu, None, up),
+            Activation::Silu | Activation::ClampedSwiglu { .. } => apply::<L, _>(Silu, None, up),
         }
-    }
-}
-
-/// # Safety
-/// The CPU has L; `f` needs nothing else.
-#[inline(always)]
-unsafe fn apply<L: Lanes>(x: &mut [f32], f: impl Fn(L) -> L) {
-    let mut chunks = x.chunks_exact_mut(L::N);
-    // SAFETY: chunks of N; what is left over goes through a vector of its own.
-    unsafe {
-        for x in chunks.by_ref() {
-            f(L::load(x.as_ptr())).store(x.as_mut_ptr());
-        }
-        let left = chunks.into_remainder();
-        let mut rest = [0.0f32; 16];
-        rest[..left.len()].copy_from_slice(left);
-        f(L::load(rest.as_ptr())).store(rest.as_mut_ptr());
-        left.copy_from_slice(&rest[..left.len()]);
     }
 }
