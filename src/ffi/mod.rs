@@ -13,4 +13,6 @@ mod handles;
 mod reason;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;

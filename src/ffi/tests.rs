@@ -167,7 +167,7 @@ fn handles_that_are_not_open_or_of_another_kind() {
         16 as *mut c_void,
         usize::MAX as *mut c_void,
         (1usize << 63) as *mut c_void,
-        (model as usize ^ 1) as *mut c_void,
+        (model as usize ^ (1 << 44)) as *mut c_void,
         (&raw const model).cast_mut().cast(),
         c"text".as_ptr().cast_mut().cast(),
     ];
