@@ -1,27 +1,63 @@
 // Attention's common parts.
 #pragma once
-#include "common.cuh"
+#include "product_layout.cuh"
+#include "rope.cuh"
+
+// Where attention's output goes.
+struct Mixed {
+    float* plain;     // [n, width], or null
+    __half* packed;   // records or panels of product_layout.cuh, or null
+    int stride;       // of packed
+    int panels;
+};
 
 struct Attend {
-    const float* q;       // [n, q_stride]
-    float* mixed;         // [n, q_stride]
+    const float* q;       // [n, q_stride]; decode: as the product made it
+    const float* k;       // decode: [n, kv_stride], as the product made it
+    const float* v;
     const int* slot;      // [n]; below 0: a row that is not there
     const int* position;  // [n]
     const int4* tiles;    // prefill: first row, rows, slot, position of the first row
     const float* sinks;   // [q heads], or null
     float* partial;       // decode: [n, q heads, splits, dim + 2]
     uint32_t* finished;   // decode: [n, blockIdx.y], zero before and after
+    Mixed mixed;
+    Norm q_norm;          // decode
+    Norm k_norm;
+    Rope rope;
     KvView kv;
     float scale;
     int window;  // 0: none
     int q_heads;
     int q_stride;
+    int kv_stride;
     int splits;  // decode: gridDim.x
 };
 
-// Tokens of one split, aligned to multiples of it: a constant, so that the order of a sum depends on the position alone.
-constexpr int SPLIT_TOKENS = 256;
+constexpr float LOG2_E = 1.4426950408889634f;
 
 __device__ __forceinline__ int first_visible(const Attend& p, int position) {
     return p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
+}
+
+// col is even
+__device__ __forceinline__ void put_mixed(const Mixed& to, int row, int col, int width, float x, float y) {
+    if (to.packed) {
+        size_t at = to.panels ? x_panel_at(row, col, to.stride) : x_record_at(row, col, to.stride);
+        *(__half2*)(to.packed + at) = __floats2half2_rn(x, y);
+    } else {
+        *(float2*)(to.plain + (size_t)row * width + col) = make_float2(x, y);
+    }
+}
+
+__device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t pack(float x, float y) {
+    __half2 h = __floats2half2_rn(x, y);
+    return *(uint32_t*)&h;
 }

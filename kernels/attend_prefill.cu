@@ -19,23 +19,11 @@ __device__ __forceinline__ void ldmatrix4_trans(uint32_t r[4], const __half* p) 
                  : "r"(at));
 }
 
-__device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t pack(float x, float y) {
-    __half2 h = __floats2half2_rn(x, y);
-    return *(uint32_t*)&h;
-}
-
 // Rows r and r + 8 of the warp's 16 x D queries, scaled, as the A operand. Zero past the dimension and past the tile.
 template <int D>
 __device__ __forceinline__ void load_q(const Attend& p, const int4& tile, int head, int row, uint32_t q[D / 16][4]) {
     int dim = p.kv.dim, lane = threadIdx.x % 32;
-    float scale = p.scale * 1.4426950408889634f;
+    float scale = p.scale * LOG2_E;
 #pragma unroll
     for (int i = 0; i < D / 16; i++)
 #pragma unroll
@@ -157,15 +145,15 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
         if (row + h * 8 >= tile.y) continue;
         float factor = 1.0f / l[h];
         if (p.sinks) {
-            float sink = p.sinks[head] * 1.4426950408889634f, top = fmaxf(m[h], sink);
+            float sink = p.sinks[head] * LOG2_E, top = fmaxf(m[h], sink);
             float own = exp2f(m[h] - top);
             factor = own / fmaf(l[h], own, exp2f(sink - top));
         }
-        float* to = p.mixed + (size_t)(tile.x + row + h * 8) * p.q_stride + head * dim;
 #pragma unroll
         for (int i = 0; i < D / 8; i++) {
             int d = i * 8 + lane % 4 * 2;
-            if (d < dim) *(float2*)(to + d) = make_float2(o[i][2 * h] * factor, o[i][2 * h + 1] * factor);
+            if (d < dim)
+                put_mixed(p.mixed, tile.x + row + h * 8, head * dim + d, p.q_stride, o[i][2 * h] * factor, o[i][2 * h + 1] * factor);
         }
     }
 }

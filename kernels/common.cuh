@@ -1,17 +1,28 @@
 // What every kernel uses: programmatic dependent launch, reductions of a fixed order, small helpers.
 //
-// Every kernel begins with pdl_begin() before it touches memory that another kernel writes. The order of kernels is only
+// Every kernel calls pdl_begin(), or pdl_wait() later, before it touches memory that another kernel writes. The order of kernels is only
 // transitive, so a kernel that left it out would break its neighbours, not itself.
 #pragma once
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-// Lets the next kernel of the stream start its launch, then waits until all of the kernels before have finished.
-__device__ __forceinline__ void pdl_begin() {
+// Lets the next kernel of the stream start its launch.
+__device__ __forceinline__ void pdl_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until all of the kernels before have finished.
+__device__ __forceinline__ void pdl_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+__device__ __forceinline__ void pdl_begin() {
+    pdl_start();
+    pdl_wait();
 }
 
 // The sum over a warp, the same bits in every lane.

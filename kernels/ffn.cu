@@ -82,8 +82,9 @@ extern "C" __global__ void __launch_bounds__(32) route(const Route p) {
 }
 
 struct Combine {
-    const float* outputs;  // [n, used, width]
+    const float* outputs;  // [n * used, width]
     const float* weights;  // [n, used]
+    const int* places;     // [n, used]: the row of outputs of each choice; null: in their order
     float* y;              // [n, width]
     int used;
     int width;
@@ -96,8 +97,10 @@ extern "C" __global__ void __launch_bounds__(256) combine(const Combine p) {
     int i = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
     if (i >= p.width) return;
     float sum = 0.0f;
-    for (int j = 0; j < p.used; j++)
-        sum = fmaf(p.weights[(size_t)row * p.used + j], p.outputs[((size_t)row * p.used + j) * p.width + i], sum);
+    for (int j = 0; j < p.used; j++) {
+        size_t choice = (size_t)row * p.used + j, place = p.places ? p.places[choice] : choice;
+        sum = fmaf(p.weights[choice], p.outputs[place * p.width + i], sum);
+    }
     float* to = p.y + (size_t)row * p.width + i;
     *to = p.add ? *to + sum : sum;
 }

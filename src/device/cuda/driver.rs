@@ -60,11 +60,11 @@ pub(super) struct LaunchConfig {
 }
 
 pub(super) const ATTRIBUTE_PROGRAMMATIC_SERIALIZATION: c_int = 6;
+pub(super) const DEVICE_MULTIPROCESSORS: c_int = 16;
 pub(super) const DEVICE_MAJOR: c_int = 75;
 pub(super) const DEVICE_MINOR: c_int = 76;
 pub(super) const FUNCTION_DYNAMIC_SHARED: c_int = 8;
 pub(super) const POINTER_MEMORY_TYPE: c_int = 2;
-pub(super) const POINTER_HOST_POINTER: c_int = 4;
 pub(super) const POINTER_IS_MANAGED: c_int = 8;
 pub(super) const MEMORY_TYPE_DEVICE: c_uint = 2;
 pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
@@ -133,6 +133,7 @@ api! {
     module_load = "cuModuleLoadData" (module: *mut Handle, image: *const c_void);
     module_function = "cuModuleGetFunction" (function: *mut Handle, module: Handle, name: *const c_char);
     function_set = "cuFuncSetAttribute" (function: Handle, attribute: c_int, value: c_int);
+    occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor" (blocks: *mut c_int, function: Handle, threads: c_int, shared: usize);
     stream_create = "cuStreamCreate" (stream: *mut Handle, flags: c_uint);
     stream_destroy = "cuStreamDestroy_v2" (stream: Handle);
     stream_synchronize = "cuStreamSynchronize" (stream: Handle);

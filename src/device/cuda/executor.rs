@@ -9,7 +9,7 @@ use super::inputs::{Block, Filling, Row};
 use super::kv::KvPool;
 use super::memory::{Event, Pinned, Stream};
 use super::pass::{Extent, Run};
-use super::scratch::{SPLIT_TOKENS, Scratch, Sizes, TILE_ROWS};
+use super::scratch::{Scratch, Sizes, TILE_ROWS, splits};
 use super::weights::LoadedWeights;
 use crate::device::Executor;
 use crate::error::{Error, Result};
@@ -178,43 +178,34 @@ impl CudaExecutor {
         Ok(pending)
     }
 
-    /// Returns the bytes of the place's blocks that are taken.
+    /// Returns the bytes of the place's blocks that are taken. A pass has one row of a sequence at the most: a row's key is
+    /// in the cache only when its pass has ended.
     fn queue_decode(&mut self, place: &mut Place, batch: &Batch, pending: &mut [Pending]) -> Result<usize> {
-        let rows: Vec<(usize, usize)> =
-            segments_of(batch, Phase::Decode).flat_map(|(i, s)| (0..s.tokens.len()).map(move |row| (i, row))).collect();
-        let (mut start, mut used) = (0, 0);
         let bytes = self.decode.bytes();
-        while start < rows.len() {
-            let n = self.decode_rows(batch, &rows[start..]);
-            let blocks = place.blocks.bytes_mut();
-            let room = blocks.get_mut(used..used + bytes).ok_or_else(|| Error::inference("too many decode passes"))?;
-            let mut filling = Filling::new(self.decode, room);
-            let mut logits = Vec::new();
-            for (at, &(segment, row)) in rows[start..start + n].iter().enumerate() {
-                fill_row(&mut filling, &batch.segments[segment], row);
-                let head = filling.head(at);
-                want(&mut filling, &mut logits, (segment, &batch.segments[segment]), (row, head));
+        let longest = segments_of(batch, Phase::Decode).map(|(_, s)| s.tokens.len()).max().unwrap_or(0);
+        let mut used = 0;
+        for row in 0..longest {
+            let segments: Vec<_> = segments_of(batch, Phase::Decode).filter(|(_, s)| row < s.tokens.len()).collect();
+            for segments in segments.chunks(self.sizes.decode_rows) {
+                let blocks = place.blocks.bytes_mut();
+                let room = blocks.get_mut(used..used + bytes);
+                let room = room.ok_or_else(|| Error::inference("too many decode passes in one batch"))?;
+                let mut filling = Filling::new(self.decode, room);
+                let mut logits = Vec::new();
+                for (at, &(i, s)) in segments.iter().enumerate() {
+                    fill_row(&mut filling, s, row);
+                    let head = filling.head(at);
+                    want(&mut filling, &mut logits, (i, s), (row, head));
+                }
+                let splits = splits(filling.reach + 1);
+                // SAFETY: the block's place on the device; the pinned copy stays until this place's event has passed.
+                unsafe { self.stream.upload(self.scratch.decode_block, &place.blocks.bytes()[used..used + bytes])? };
+                self.replay(segments.len().next_power_of_two().min(self.sizes.decode_rows), splits)?;
+                self.fetch_logits(&logits, pending)?;
+                used += bytes;
             }
-            let splits = (filling.reach / SPLIT_TOKENS + 1).next_power_of_two();
-            // SAFETY: the block's place on the device; the pinned copy stays until this place's event has passed.
-            unsafe { self.stream.upload(self.scratch.decode_block, &place.blocks.bytes()[used..used + bytes])? };
-            self.replay(n.next_power_of_two().min(self.sizes.decode_rows), splits)?;
-            self.fetch_logits(&logits, pending)?;
-            used += bytes;
-            start += n;
         }
         Ok(used)
-    }
-
-    /// How many of `rows` fit in one pass: by number, and by the splits of the longest.
-    fn decode_rows(&self, batch: &Batch, rows: &[(usize, usize)]) -> usize {
-        let mut splits = 1;
-        let fits = |(i, &(segment, row)): (usize, &(usize, usize))| {
-            let reach = batch.segments[segment].position + row;
-            splits = splits.max((reach / SPLIT_TOKENS + 1).next_power_of_two());
-            (i + 1).next_power_of_two() * splits <= self.sizes.partial_units
-        };
-        rows.iter().take(self.sizes.decode_rows).enumerate().map(fits).take_while(|&f| f).count().max(1)
     }
 
     fn replay(&mut self, rows: usize, splits: usize) -> Result<()> {

@@ -18,6 +18,7 @@ pub(super) struct Gpu {
     pub(super) name: String,
     /// Compute capability, as 90 for 9.0.
     pub(super) capability: c_int,
+    pub(super) multiprocessors: c_int,
     pub(super) memory_bytes: u64,
     held_bytes: AtomicU64,
     lost: AtomicBool,
@@ -73,6 +74,7 @@ impl Gpu {
             }
         };
         let capability = attribute(driver::DEVICE_MAJOR)? * 10 + attribute(driver::DEVICE_MINOR)?;
+        let multiprocessors = attribute(driver::DEVICE_MULTIPROCESSORS)?;
         if capability < 80 {
             let reason = format!("GPU {ordinal}: compute capability {capability}/10 is below 8.0, the least supported");
             return Err(Error::device(reason));
@@ -96,6 +98,7 @@ impl Gpu {
             ordinal,
             name: name_of(api, device),
             capability,
+            multiprocessors,
             memory_bytes: memory_bytes as u64,
             held_bytes: AtomicU64::new(0),
             lost: AtomicBool::new(false),

@@ -11,9 +11,6 @@ use std::sync::{Mutex, PoisonError};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// What a block gets without asking.
-const SHARED_BYTES: u32 = 48 * 1024;
-
 /// Functions by file and name, each with the shared memory that it may use.
 type Functions = HashMap<(&'static str, String), (Handle, u32)>;
 
@@ -67,14 +64,24 @@ impl Kernels {
         // SAFETY: a loaded module, a C string, and a place for the function.
         let code = unsafe { gpu.api.module_function(&mut function, module, name.as_ptr()) };
         gpu.check(code, &format!("finding the kernel {}", launch.name))?;
-        let allowed = launch.shared_bytes.max(SHARED_BYTES);
-        if allowed > SHARED_BYTES {
+        if launch.shared_bytes > 0 {
             // SAFETY: a function of a loaded module.
-            let code = unsafe { gpu.api.function_set(function, FUNCTION_DYNAMIC_SHARED, allowed as c_int) };
+            let code = unsafe { gpu.api.function_set(function, FUNCTION_DYNAMIC_SHARED, launch.shared_bytes as c_int) };
             gpu.check(code, &format!("giving {} its shared memory", launch.name))?;
         }
-        functions.insert(key, (function, allowed));
+        functions.insert(key, (function, launch.shared_bytes));
         Ok(function)
+    }
+
+    /// Blocks of this kernel that fit the whole device at once.
+    pub(super) fn resident_blocks(&self, gpu: &Gpu, launch: &Launch) -> Result<usize> {
+        let function = self.function(gpu, launch)?;
+        let mut blocks = 0;
+        // SAFETY: a place for the number, and a function of a loaded module.
+        let code =
+            unsafe { gpu.api.occupancy(&mut blocks, function, launch.threads as c_int, launch.shared_bytes as usize) };
+        gpu.check(code, &format!("asking how many blocks of {} fit", launch.name))?;
+        Ok(blocks.max(1) as usize * gpu.multiprocessors.max(1) as usize)
     }
 
     /// Queues a kernel whose only parameter is `params`.
@@ -82,6 +89,34 @@ impl Kernels {
     /// # Safety
     /// `P` is the kernel's parameter, byte for byte, and the addresses in it are good for what the kernel does with this grid.
     pub(super) unsafe fn launch<P: Copy>(&self, gpu: &Gpu, stream: Handle, launch: &Launch, params: &P) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(gpu, stream, launch, (params, self.programmatic)) }
+    }
+
+    /// The same for a kernel that does not wait for the one before by itself.
+    ///
+    /// # Safety
+    /// As for `launch`.
+    pub(super) unsafe fn launch_in_order<P: Copy>(
+        &self,
+        gpu: &Gpu,
+        stream: Handle,
+        launch: &Launch,
+        params: &P,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(gpu, stream, launch, (params, false)) }
+    }
+
+    /// # Safety
+    /// As for `launch`.
+    unsafe fn launch_with<P: Copy>(
+        &self,
+        gpu: &Gpu,
+        stream: Handle,
+        launch: &Launch,
+        (params, programmatic): (&P, bool),
+    ) -> Result<()> {
         if launch.grid.contains(&0) {
             return Ok(());
         }
@@ -95,7 +130,7 @@ impl Kernels {
             shared_bytes: launch.shared_bytes,
             stream,
             attributes: &attribute,
-            n_attributes: self.programmatic.into(),
+            n_attributes: programmatic.into(),
         };
         let mut pointers: [*mut c_void; 1] = [std::ptr::from_ref(params).cast_mut().cast()];
         // SAFETY: the caller's promise; the driver copies the parameters before it returns.

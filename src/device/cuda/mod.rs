@@ -3,18 +3,22 @@
 //! The driver is found at run time; without a usable one there are no devices and everything answers with a code. kernels/
 //! holds the device's code, params.rs its interface.
 
+mod attend;
 mod driver;
 mod executor;
+mod experts;
 mod gpu;
 mod graph;
 mod inputs;
 mod kernels;
 mod kv;
 mod memory;
+mod packed;
 mod params;
 mod pass;
 mod place;
 mod products;
+mod raw;
 mod scratch;
 mod upload;
 mod weights;

@@ -78,6 +78,16 @@ pub(super) struct Product {
     pub add: i32,
 }
 
+/// `Rope` of rope.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct RopeArg {
+    pub inv_freq: Ptr,
+    pub magnitude: f32,
+    pub pairs: i32,
+    pub adjacent: i32,
+}
+
 /// qkv.cu
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -87,16 +97,23 @@ pub(super) struct QkvEpilogue {
     pub v: Ptr,
     pub slot: Ptr,
     pub position: Ptr,
-    pub inv_freq: Ptr,
     pub q_norm: NormArg,
     pub k_norm: NormArg,
     pub kv: KvView,
-    pub magnitude: f32,
-    pub pairs: i32,
-    pub adjacent: i32,
+    pub rope: RopeArg,
     pub q_heads: i32,
     pub q_stride: i32,
     pub kv_stride: i32,
+}
+
+/// `Mixed` of attend.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Mixed {
+    pub plain: Ptr,
+    pub packed: Ptr,
+    pub stride: i32,
+    pub panels: i32,
 }
 
 /// attend.cuh
@@ -104,18 +121,24 @@ pub(super) struct QkvEpilogue {
 #[derive(Clone, Copy)]
 pub(super) struct Attend {
     pub q: Ptr,
-    pub mixed: Ptr,
+    pub k: Ptr,
+    pub v: Ptr,
     pub slot: Ptr,
     pub position: Ptr,
     pub tiles: Ptr,
     pub sinks: Ptr,
     pub partial: Ptr,
     pub finished: Ptr,
+    pub mixed: Mixed,
+    pub q_norm: NormArg,
+    pub k_norm: NormArg,
+    pub rope: RopeArg,
     pub kv: KvView,
     pub scale: f32,
     pub window: i32,
     pub q_heads: i32,
     pub q_stride: i32,
+    pub kv_stride: i32,
     pub splits: i32,
 }
 
@@ -150,6 +173,7 @@ pub(super) struct Route {
 pub(super) struct Combine {
     pub outputs: Ptr,
     pub weights: Ptr,
+    pub places: Ptr,
     pub y: Ptr,
     pub used: i32,
     pub width: i32,
@@ -169,4 +193,116 @@ pub(super) struct Sample {
     pub outputs: Ptr,
     pub n_vocab: i32,
     pub parts: i32,
+}
+
+/// `ProductMatrix` of product_layout.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ProductMatrix {
+    pub weights: Ptr,
+    pub bias: Ptr,
+    pub out: Ptr,
+    pub expert_bytes: u64,
+    pub kind: u32,
+    pub rows: u32,
+    pub out_stride: u32,
+    pub first_unit: u32,
+    pub piece_bytes: u32,
+    pub last_piece_bytes: u32,
+    pub tile_bytes: u32,
+    pub tiles: u32,
+}
+
+/// `ProductArgs` of product_layout.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct PackedProduct {
+    pub matrix: [ProductMatrix; 3],
+    pub x: Ptr,
+    pub items: Ptr,
+    pub item_count: Ptr,
+    pub matrices: u32,
+    pub units: u32,
+    pub cols: u32,
+    pub tokens: u32,
+    pub x_stride: u32,
+    pub act: u32,
+    pub store: u32,
+    pub stages: u32,
+    pub weight_stages: u32,
+    pub slot_bytes: u32,
+    pub out_scale: f32,
+    pub store_scale: f32,
+    pub alpha: f32,
+    pub limit: f32,
+}
+
+/// prepare.cu
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Prepare {
+    pub input: Ptr,
+    pub weight: Ptr,
+    pub bias: Ptr,
+    pub out: Ptr,
+    pub places: Ptr,
+    pub cols: u32,
+    pub in_stride: u32,
+    pub out_stride: u32,
+    pub copies: u32,
+    pub norm: u32,
+    pub format: u32,
+    pub eps: f32,
+    pub scale: f32,
+}
+
+/// repack.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Repack {
+    pub source: Ptr,
+    pub target: Ptr,
+    pub row_bytes: u64,
+    pub ty: u32,
+    pub rows: u32,
+    pub cols: u32,
+}
+
+/// embed_packed.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct EmbedPacked {
+    pub table: Ptr,
+    pub token: Ptr,
+    pub slot: Ptr,
+    pub position: Ptr,
+    pub drawn: Ptr,
+    pub positions: Ptr,
+    pub hidden: Ptr,
+    pub positions_row_bytes: u64,
+    pub positions_type: i32,
+    pub kind: u32,
+    pub piece_bytes: u32,
+    pub last_piece_bytes: u32,
+    pub tile_bytes: u32,
+    pub tiles: u32,
+    pub width: i32,
+    pub scale: f32,
+}
+
+/// experts.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Group {
+    pub chosen: Ptr,
+    pub places: Ptr,
+    pub items: Ptr,
+    pub item_count: Ptr,
+    pub slot: Ptr,
+    pub n: i32,
+    pub used: i32,
+    pub experts: i32,
+    pub align: i32,
+    pub most: i32,
+    pub spare: i32,
 }

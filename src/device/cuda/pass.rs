@@ -5,13 +5,14 @@
 
 use super::driver::{Handle, Ptr};
 use super::inputs::BlockAt;
+use super::packed::{records, tiles};
 use super::params;
-use super::products::{Chosen, Rows};
-use super::scratch::{SAMPLE_PARTS, SPLIT_TOKENS, Scratch, Sizes};
+use super::products::{Group, PROMPT_ROWS, PackedRows, Rows, SMALL_ROWS, Store, Way};
+use super::scratch::{SAMPLE_PARTS, Scratch, Sizes};
 use super::weights::LoadedWeights;
 use crate::error::Result;
-use crate::model::{Activation, Heads, Linear, Norm, RopeStyle, WeightId};
-use crate::plan::{Experts, Input, KvLayer, Phase, Qkv, Step};
+use crate::model::{Activation, Linear, Norm, WeightId};
+use crate::plan::{Input, Phase, Qkv, Step};
 use crate::quant::QuantType;
 
 /// How much of a block is filled, or may be.
@@ -41,28 +42,115 @@ pub(super) struct Run<'a> {
     pub extent: Extent,
 }
 
+/// The input of products: f32 rows for weights in the file's layout, packed rows for repacked ones, or both.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs {
+    plain: Option<Rows>,
+    packed: Option<PackedRows>,
+}
+
 impl Run<'_> {
     pub(super) fn steps(&self) -> Result<()> {
         let plan = self.weights.plan.clone();
-        plan.steps.iter().try_for_each(|step| match step {
+        plan.steps.iter().enumerate().try_for_each(|(i, step)| match step {
             Step::Embed { table, positions, scale } => self.embed(*table, *positions, *scale),
             Step::Qkv(qkv) => self.qkv(qkv),
-            Step::Attend { heads, kv, scale, window, sinks } => {
-                self.attend(*heads, *kv, self.attend_params(*heads, *kv, (*scale, *window, *sinks)))
+            Step::Attend { .. } => self.attend(&plan.steps[i.saturating_sub(1)..plan.steps.len().min(i + 2)]),
+            Step::Project { input, linear, post_norm } => {
+                let x = match input {
+                    Input::Mixed => self.packed_mixed(step),
+                    Input::Ffn => i.checked_sub(1).and_then(|before| self.packed_ffn(&plan.steps[before..=i])),
+                };
+                self.project((*input, x), linear, post_norm.as_ref())
             }
-            Step::Project { input, linear, post_norm } => self.project(*input, linear, post_norm.as_ref()),
-            Step::GateUp { norm, gate, up, activation } => self.gate_up(norm, gate.as_ref(), up, *activation),
+            Step::GateUp { norm, gate, up, activation } => {
+                let to = plan.steps.get(i..i + 2).and_then(|steps| self.packed_ffn(steps));
+                self.gate_up((norm, *activation), gate.as_ref(), up, to)
+            }
             Step::Experts(experts) => self.experts(experts),
             Step::Head { norm, linear } => self.head(norm, linear),
         })
     }
 
-    fn rows(&self, at: Ptr, stride: usize) -> Rows {
+    /// Where a feed-forward's activation goes as packed rows, if its products can make them and the next can read them.
+    fn packed_ffn(&self, steps: &[Step]) -> Option<PackedRows> {
+        let [Step::GateUp { gate, up, activation, .. }, Step::Project { input: Input::Ffn, linear, .. }] = steps else {
+            return None;
+        };
+        let made = match gate {
+            Some(gate) => self.is_pair(gate, up),
+            None => *activation == Activation::Gelu && self.packed(up).is_some(),
+        };
+        let read = self.packed(linear).is_some();
+        (made && read).then(|| self.packed_rows(self.scratch.packed_ffn, self.extent.rows))
+    }
+
+    /// `n` packed rows at `at`, as far apart as the pass's way wants them.
+    pub(super) fn packed_rows(&self, at: Ptr, n: usize) -> PackedRows {
+        let multiple = if self.way() == Way::Prompt { PROMPT_ROWS } else { 8 };
+        PackedRows { at, stride: n.next_multiple_of(multiple), n }
+    }
+
+    pub(super) fn rows(&self, at: Ptr, stride: usize) -> Rows {
         Rows { at, stride, n: self.extent.rows }
     }
 
-    fn hidden(&self) -> Rows {
+    pub(super) fn hidden(&self) -> Rows {
         self.rows(self.scratch.hidden, self.weights.plan.n_embd)
+    }
+
+    /// `from`, normed or as it is, in the forms that `linears` read.
+    pub(super) fn inputs(&self, from: Rows, norm: Option<&Norm>, linears: &[&Linear]) -> Result<Inputs> {
+        let mut inputs = Inputs { plain: None, packed: None };
+        if linears.iter().any(|l| self.packed(l).is_some()) {
+            let to = self.packed_rows(self.scratch.packed_input, from.n);
+            self.prepare_rows(from, norm, to, self.way())?;
+            inputs.packed = Some(to);
+        }
+        if linears.iter().any(|l| self.packed(l).is_none()) {
+            inputs.plain = Some(match norm {
+                None => from,
+                Some(norm) => {
+                    let to = Rows { at: self.scratch.normed, ..from };
+                    self.norm_rows("norm_rows", norm, from.at, to, 0)?;
+                    to
+                }
+            });
+        }
+        Ok(inputs)
+    }
+
+    fn prepare_rows(&self, from: Rows, norm: Option<&Norm>, to: PackedRows, way: Way) -> Result<()> {
+        let mut p = params::Prepare {
+            input: from.at,
+            out: to.at,
+            cols: from.stride as u32,
+            in_stride: from.stride as u32,
+            out_stride: to.stride as u32,
+            copies: 1,
+            ..params::Prepare::default()
+        };
+        if let Some(norm) = norm {
+            let arg = self.weights.norm(norm);
+            (p.weight, p.bias, p.eps, p.norm) = (arg.weight, arg.bias, arg.eps, 1 + arg.layer as u32);
+        }
+        self.prepare(p, from.n, way)
+    }
+
+    /// y = W x, or y += W x, for up to three matrices that share their input.
+    pub(super) fn products(&self, x: Inputs, linears: &[(&Linear, Ptr, usize)], add: bool) -> Result<()> {
+        let (packed, plain): (Vec<_>, Vec<_>) = linears.iter().partition(|l| self.packed(l.0).is_some());
+        if let Some(x) = x.packed.filter(|_| !packed.is_empty()) {
+            let store = if add { Store::Add } else { Store::Write };
+            let group = Group { linears: &packed, x, store, activation: None, items: None };
+            self.packed_product(&group, self.way())?;
+        }
+        for (linear, at, stride) in plain {
+            if let Some(x) = x.plain {
+                self.raw_product(linear, x, Rows { at, stride, n: x.n }, add)?;
+            }
+        }
+        Ok(())
     }
 
     fn embed(&self, table: WeightId, positions: Option<WeightId>, scale: f32) -> Result<()> {
@@ -84,17 +172,31 @@ impl Run<'_> {
             width: plan.n_embd as i32,
             scale,
         };
-        self.launch("embed", "embed", [plan.n_embd.div_ceil(2048), self.extent.rows, 1], (256, 0), &p)
+        let Some(packed) = self.weights.stored[table.0 as usize] else {
+            return self.launch("embed", "embed", [plan.n_embd.div_ceil(2048), self.extent.rows, 1], (256, 0), &p);
+        };
+        let p = params::EmbedPacked {
+            table: p.table,
+            token: p.token,
+            slot: p.slot,
+            position: p.position,
+            drawn: p.drawn,
+            positions: p.positions,
+            hidden: p.hidden,
+            positions_row_bytes: p.positions_row_bytes,
+            positions_type: p.positions_type,
+            kind: packed.kind,
+            piece_bytes: packed.piece_bytes as u32,
+            last_piece_bytes: packed.last_piece_bytes as u32,
+            tile_bytes: packed.tile_bytes as u32,
+            tiles: tiles(w.rows) as u32,
+            width: p.width,
+            scale,
+        };
+        self.launch("embed_packed", "embed_packed", [records(plan.n_embd), self.extent.rows, 1], (32, 0), &p)
     }
 
-    /// The normed residual, ready for a product.
-    fn normed(&self, norm: &Norm) -> Result<Rows> {
-        let x = self.rows(self.scratch.normed, self.weights.plan.n_embd);
-        self.norm_rows("norm_rows", norm, self.scratch.hidden, x, 0)?;
-        Ok(x)
-    }
-
-    fn norm_rows(&self, kernel: &str, norm: &Norm, from: Ptr, to: Rows, gather: Ptr) -> Result<()> {
+    pub(super) fn norm_rows(&self, kernel: &str, norm: &Norm, from: Ptr, to: Rows, gather: Ptr) -> Result<()> {
         let norm = self.weights.norm(norm);
         let p = params::NormRows { x: from, y: to.at, gather, norm, width: to.stride as i32 };
         self.launch("norm", kernel, [to.n, 1, 1], (256, 0), &p)
@@ -103,24 +205,21 @@ impl Run<'_> {
     fn qkv(&self, qkv: &Qkv) -> Result<()> {
         let s = self.scratch;
         let (q_width, kv_width) = (qkv.heads.q * qkv.heads.dim, qkv.heads.kv * qkv.heads.dim);
-        let x = self.normed(&qkv.norm)?;
-        self.product(&qkv.q, x, self.rows(s.q, q_width), false)?;
-        self.product(&qkv.k, x, self.rows(s.k, kv_width), false)?;
-        self.product(&qkv.v, x, self.rows(s.v, kv_width), false)?;
-        let rope = qkv.rope.map(|id| (&self.weights.plan.ropes[id.0 as usize], self.ropes[id.0 as usize]));
+        let x = self.inputs(self.hidden(), Some(&qkv.norm), &[&qkv.q, &qkv.k, &qkv.v])?;
+        self.products(x, &[(&qkv.q, s.q, q_width), (&qkv.k, s.k, kv_width), (&qkv.v, s.v, kv_width)], false)?;
+        if self.extent.phase == Phase::Decode {
+            return Ok(());
+        }
         let p = params::QkvEpilogue {
             q: s.q,
             k: s.k,
             v: s.v,
             slot: self.block.slot,
             position: self.block.position,
-            inv_freq: rope.map_or(0, |r| r.1),
-            q_norm: qkv.q_norm.map_or_else(Default::default, |n| self.weights.norm(&n)),
-            k_norm: qkv.k_norm.map_or_else(Default::default, |n| self.weights.norm(&n)),
+            q_norm: self.norm_or_none(qkv.q_norm),
+            k_norm: self.norm_or_none(qkv.k_norm),
             kv: self.kv_view(qkv.kv, qkv.heads),
-            magnitude: rope.map_or(1.0, |r| r.0.magnitude),
-            pairs: rope.map_or(0, |r| r.0.inv_freq.len()) as i32,
-            adjacent: rope.is_some_and(|r| r.0.style == RopeStyle::Pairs).into(),
+            rope: self.rope(qkv),
             q_heads: qkv.heads.q as i32,
             q_stride: q_width as i32,
             kv_stride: kv_width as i32,
@@ -129,91 +228,53 @@ impl Run<'_> {
         self.launch("qkv", "qkv_epilogue", grid, (128, 0), &p)
     }
 
-    fn kv_view(&self, kv: KvLayer, heads: Heads) -> params::KvView {
-        let (base, page_bytes) = self.kv[kv.group];
-        params::KvView {
-            base,
-            page_bytes,
-            tables: self.scratch.tables,
-            table_stride: self.sizes.table_stride as i32,
-            group: kv.group as i32,
-            table_offset: self.sizes.table_offsets[kv.group] as i32,
-            layer: kv.layer as i32,
-            heads: heads.kv as i32,
-            dim: heads.dim as i32,
-        }
-    }
-
-    fn attend_params(
+    fn project(
         &self,
-        heads: Heads,
-        kv: KvLayer,
-        (scale, window, sinks): (f32, Option<usize>, Option<WeightId>),
-    ) -> params::Attend {
-        let s = self.scratch;
-        params::Attend {
-            q: s.q,
-            mixed: s.mixed,
-            slot: self.block.slot,
-            position: self.block.position,
-            tiles: self.block.tiles,
-            sinks: sinks.map_or(0, |id| self.weights.at(id)),
-            partial: s.partial,
-            finished: s.attend_finished,
-            kv: self.kv_view(kv, heads),
-            scale,
-            window: window.map_or(0, |w| w.min(i32::MAX as usize)) as i32,
-            q_heads: heads.q as i32,
-            q_stride: (heads.q * heads.dim) as i32,
-            splits: self.extent.splits as i32,
-        }
-    }
-
-    fn attend(&self, heads: Heads, _kv: KvLayer, p: params::Attend) -> Result<()> {
-        if self.extent.phase == Phase::Prefill {
-            let width = [32, 64, 96, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
-            let name = format!("attend_prefill_d{width}");
-            return self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, 0), &p);
-        }
-        let group = heads.q / heads.kv;
-        let together = group.next_power_of_two().min(8);
-        let wide = [64, 128, 256].into_iter().position(|d| d >= heads.dim).unwrap_or(2);
-        let name = format!("attend_decode_g{together}_j{}", 1 << wide);
-        let splits = match p.window {
-            0 => self.extent.splits,
-            window => self.extent.splits.min(window as usize / SPLIT_TOKENS + 2),
+        (input, packed): (Input, Option<PackedRows>),
+        linear: &Linear,
+        post_norm: Option<&Norm>,
+    ) -> Result<()> {
+        let from = match input {
+            Input::Mixed => self.scratch.mixed,
+            Input::Ffn => self.scratch.gate,
         };
-        let shared = 4 * (together * heads.dim + 4 * together * (heads.dim + 2));
-        let grid = [splits, heads.kv * group.div_ceil(together), self.extent.rows];
-        self.launch("attend_decode", &name, grid, (128, shared as u32), &p)
-    }
-
-    fn project(&self, input: Input, linear: &Linear, post_norm: Option<&Norm>) -> Result<()> {
         let cols = self.weights.plan.weight(linear.weight).cols;
-        let x = match input {
-            Input::Mixed => self.rows(self.scratch.mixed, cols),
-            Input::Ffn => self.rows(self.scratch.gate, cols),
+        let x = match packed {
+            Some(_) => Inputs { plain: None, packed },
+            None => self.inputs(self.rows(from, cols), None, &[linear])?,
         };
+        let n_embd = self.weights.plan.n_embd;
         let Some(norm) = post_norm else {
-            return self.product(linear, x, self.hidden(), true);
+            return self.products(x, &[(linear, self.scratch.hidden, n_embd)], true);
         };
-        let branch = self.rows(self.scratch.branch, self.weights.plan.n_embd);
-        self.product(linear, x, branch, false)?;
-        self.norm_rows("add_norm_rows", norm, branch.at, self.hidden(), 0)
+        self.products(x, &[(linear, self.scratch.branch, n_embd)], false)?;
+        self.norm_rows("add_norm_rows", norm, self.scratch.branch, self.hidden(), 0)
     }
 
-    fn gate_up(&self, norm: &Norm, gate: Option<&Linear>, up: &Linear, activation: Activation) -> Result<()> {
-        let width = up.rows.len();
-        let x = self.normed(norm)?;
-        if let Some(gate) = gate {
-            self.product(gate, x, self.rows(self.scratch.gate, width), false)?;
+    fn gate_up(
+        &self,
+        (norm, activation): (&Norm, Activation),
+        gate: Option<&Linear>,
+        up: &Linear,
+        to: Option<PackedRows>,
+    ) -> Result<()> {
+        let (s, width) = (self.scratch, up.rows.len());
+        let both: Vec<&Linear> = gate.into_iter().chain([up]).collect();
+        let x = self.inputs(self.hidden(), Some(norm), &both)?;
+        if let (Some(to), Some(x)) = (to, x.packed) {
+            let linears: Vec<_> = both.iter().map(|&l| (l, to.at, to.stride)).collect();
+            let group = Group { linears: &linears, x, store: Store::Packed, activation: Some(activation), items: None };
+            return self.packed_product(&group, self.way());
         }
-        self.product(up, x, self.rows(self.scratch.up, width), false)?;
+        if let Some(gate) = gate {
+            self.products(x, &[(gate, s.gate, width)], false)?;
+        }
+        self.products(x, &[(up, s.up, width)], false)?;
         self.activate(gate.is_some(), self.extent.rows * width, activation)
     }
 
     /// gate = activation(gate, up)
-    fn activate(&self, gated: bool, count: usize, activation: Activation) -> Result<()> {
+    pub(super) fn activate(&self, gated: bool, count: usize, activation: Activation) -> Result<()> {
         let (kind, alpha, limit) = match activation {
             Activation::Silu => (0, 0.0, 0.0),
             Activation::Gelu => (1, 0.0, 0.0),
@@ -225,49 +286,29 @@ impl Run<'_> {
         self.launch("ffn", "activate", [count.div_ceil(256), 1, 1], (256, 0), &p)
     }
 
-    fn experts(&self, e: &Experts) -> Result<()> {
-        let s = self.scratch;
-        let (n, width, n_embd) = (self.extent.rows, e.up.rows.len(), self.weights.plan.n_embd);
-        let x = self.normed(&e.norm)?;
-        let experts = e.router.rows.len();
-        self.product(&e.router, x, self.rows(s.router, experts), false)?;
-        let route = params::Route {
-            logits: s.router,
-            chosen: s.chosen,
-            weights: s.chosen_weights,
-            experts: experts as i32,
-            used: e.used as i32,
-            n: n as i32,
-        };
-        self.launch("ffn", "route", [n, 1, 1], (32, 0), &route)?;
-        let pairs = |at, stride| Rows { at, stride, n: n * e.used };
-        let chosen = |divide| Chosen { experts: s.chosen, divide };
-        self.expert_product(&e.gate, chosen(e.used), x, pairs(s.gate, width))?;
-        self.expert_product(&e.up, chosen(e.used), x, pairs(s.up, width))?;
-        self.activate(true, n * e.used * width, e.activation)?;
-        self.expert_product(&e.down, chosen(1), pairs(s.gate, width), pairs(s.expert_outputs, n_embd))?;
-        let to = if e.post_norm.is_some() { s.branch } else { s.hidden };
-        let combine = params::Combine {
-            outputs: s.expert_outputs,
-            weights: s.chosen_weights,
-            y: to,
-            used: e.used as i32,
-            width: n_embd as i32,
-            add: e.post_norm.is_none().into(),
-        };
-        self.launch("ffn", "combine", [n_embd.div_ceil(256), n, 1], (256, 0), &combine)?;
-        match &e.post_norm {
-            Some(norm) => self.norm_rows("add_norm_rows", norm, s.branch, self.hidden(), 0),
-            None => Ok(()),
-        }
-    }
-
     fn head(&self, norm: &Norm, linear: &Linear) -> Result<()> {
-        let (s, plan) = (self.scratch, &self.weights.plan);
-        let x = Rows { at: s.head_input, stride: plan.n_embd, n: self.extent.heads };
-        self.norm_rows("norm_rows", norm, s.hidden, x, self.block.gather)?;
-        let logits = Rows { at: s.logits, stride: plan.n_vocab, n: self.extent.heads };
-        self.product(linear, x, logits, false)?;
+        let (s, plan, n) = (self.scratch, &self.weights.plan, self.extent.heads);
+        let logits = Rows { at: s.logits, stride: plan.n_vocab, n };
+        // In decoding, every row has logits, in its own place.
+        let all = self.extent.phase == Phase::Decode;
+        let normed = Rows { at: s.head_input, stride: plan.n_embd, n };
+        if !all || self.packed(linear).is_none() {
+            self.norm_rows("norm_rows", norm, s.hidden, normed, self.block.gather)?;
+        }
+        if self.packed(linear).is_some() {
+            // Few rows, whatever the phase: they go the way of decoding.
+            let way = if n <= SMALL_ROWS { Way::Small } else { Way::Batch };
+            let x = PackedRows { at: s.packed_input, stride: n.next_multiple_of(8), n };
+            match all {
+                true => self.prepare_rows(self.hidden(), Some(norm), x, way)?,
+                false => self.prepare_rows(normed, None, x, way)?,
+            }
+            let linears = [(linear, logits.at, logits.stride)];
+            let group = Group { linears: &linears, x, store: Store::Write, activation: None, items: None };
+            self.packed_product(&group, way)?;
+        } else {
+            self.raw_product(linear, normed, logits, false)?;
+        }
         let p = params::Sample {
             logits: s.logits,
             draws: self.block.draws,
@@ -279,6 +320,6 @@ impl Run<'_> {
             n_vocab: plan.n_vocab as i32,
             parts: SAMPLE_PARTS as i32,
         };
-        self.launch("sample", "sample", [SAMPLE_PARTS, self.extent.heads, 1], (256, 0), &p)
+        self.launch("sample", "sample", [SAMPLE_PARTS, n, 1], (256, 0), &p)
     }
 }

@@ -6,8 +6,9 @@ use super::gpu::Gpu;
 use super::inputs::Block;
 use super::kv::KvPool;
 use super::memory::{DeviceMemory, Stream, in_grains};
+use super::packed::plan_storage;
 use super::scratch::{self, Scratch, Sizes, TILE_ROWS, rope_bytes};
-use super::upload::upload;
+use super::upload::{STAGING_BYTES, Target, upload};
 use super::weights::{LoadedWeights, places};
 use crate::device::{Device, LoadedModel};
 use crate::error::{Error, Result};
@@ -126,8 +127,9 @@ impl Device for CudaDevice {
         let (decode, prefill) = blocks(&sizes);
         let block_bytes = [decode.bytes() as u64, prefill.bytes() as u64];
         let (_, working_bytes) = scratch::cut(&plan, &sizes, block_bytes, 0)?;
-        let (places, weight_bytes) = places(&plan)?;
-        let needed = in_grains(weight_bytes).saturating_add(in_grains(working_bytes));
+        let stored = plan_storage(&plan);
+        let (places, weight_bytes) = places(&plan, &stored)?;
+        let needed = in_grains(weight_bytes).saturating_add(in_grains(working_bytes)).saturating_add(STAGING_BYTES);
         let (free, total) = gpu.memory_info()?;
         if needed.saturating_add(RESERVE_BYTES) > free {
             return Err(Error::memory(format!(
@@ -140,10 +142,11 @@ impl Device for CudaDevice {
         let working = DeviceMemory::new(gpu, working_bytes, "the working memory")?;
         let (scratch, _) = scratch::cut(&plan, &sizes, block_bytes, working.ptr)?;
         let ropes = prepare(gpu, &plan, &scratch, &working)?;
-        upload(gpu, &plan, &source, (&places, slab.ptr), progress)?;
+        let target = Target { base: slab.ptr, places: &places, stored: &stored };
+        upload(gpu, &plan, &source, target, progress)?;
         let page_bytes: Vec<u64> = plan.kv_groups.iter().map(|g| g.page_bytes(limits.kv_type) as u64).collect();
         let kv = Arc::new(KvPool::new(gpu, &page_bytes)?);
-        let weights = Arc::new(LoadedWeights { gpu: gpu.clone(), plan, slab, places, working });
+        let weights = Arc::new(LoadedWeights { gpu: gpu.clone(), plan, slab, places, stored, working });
         let executor = CudaExecutor::new(weights.clone(), kv.clone(), (sizes, scratch, ropes), (decode, prefill))?;
         Ok(LoadedModel { executor: Box::new(executor), kv, weights })
     }

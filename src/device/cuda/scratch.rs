@@ -1,17 +1,22 @@
 //! The working memory of a model: one allocation, cut up once, so that no step allocates.
 
 use super::driver::Ptr;
+use super::packed::RECORD_COLS;
+use super::products::PROMPT_ROWS;
 use crate::error::{Error, Result};
 use crate::plan::{Limits, PAGE_TOKENS, Plan, Step};
 
 /// Rows of one pass of decoding; more are run in several passes.
 pub(super) const DECODE_ROWS: usize = 64;
-/// Tokens of one split of attention: SPLIT_TOKENS of kernels/attend.cuh.
-pub(super) const SPLIT_TOKENS: usize = 256;
+/// Splits of attention's rows: MIN_SPLIT and MAX_SPLITS of kernels/attend_decode.cu.
+const MIN_SPLIT: usize = 128;
+const MAX_SPLITS: usize = 32;
 /// Rows of one tile of a prompt's attention, as in kernels/attend_prefill.cu.
 pub(super) const TILE_ROWS: usize = 64;
 /// Blocks that search one row of logits.
 pub(super) const SAMPLE_PARTS: usize = 32;
+/// Rows of one expert begin at a multiple of this among the rows sorted by expert.
+pub(super) const PLACE_ALIGNMENT: usize = 8;
 const ALIGNMENT: u64 = 256;
 
 /// What the sizes follow from.
@@ -23,19 +28,23 @@ pub(super) struct Sizes {
     pub decode_rows: usize,
     /// Rows of logits.
     pub logit_rows: usize,
-    /// Rows times splits of a decode pass, at the most.
-    pub partial_units: usize,
+    /// Splits of a row, at the most.
+    pub max_splits: usize,
     /// Page table of one slot, in words: a length per group, then each group's pages.
     pub table_stride: usize,
     /// Where each group's pages begin in it.
     pub table_offsets: Vec<usize>,
 }
 
+/// Splits, a power of two, that do for every row below `positions`: a split grows once there would be too many.
+pub(super) fn splits(positions: usize) -> usize {
+    positions.div_ceil(MIN_SPLIT).next_power_of_two().min(MAX_SPLITS)
+}
+
 impl Sizes {
     pub(super) fn new(plan: &Plan, limits: &Limits) -> Self {
         let sequences = limits.sequences.max(1);
         let decode_rows = sequences.next_power_of_two().min(DECODE_ROWS);
-        let max_splits = plan.context.div_ceil(SPLIT_TOKENS).next_power_of_two();
         let pages = plan.context.div_ceil(PAGE_TOKENS) + 1;
         let groups = plan.kv_groups.len();
         Self {
@@ -43,7 +52,7 @@ impl Sizes {
             sequences,
             decode_rows,
             logit_rows: limits.logit_rows.max(sequences).max(decode_rows),
-            partial_units: max_splits.max(1024.min(decode_rows * max_splits)),
+            max_splits: splits(plan.context),
             table_stride: groups + groups * pages,
             table_offsets: (0..groups).map(|g| groups + g * pages).collect(),
         }
@@ -81,8 +90,15 @@ pub(super) struct Scratch {
     /// [rows, experts used]
     pub chosen: Ptr,
     pub chosen_weights: Ptr,
-    /// [rows * experts used, n_embd]
+    /// Where each choice lies among the rows sorted by expert, and the pieces that the products take.
+    pub places: Ptr,
+    pub items: Ptr,
+    pub item_count: Ptr,
+    /// [choices, n_embd]
     pub expert_outputs: Ptr,
+    /// f16 inputs of products over repacked weights: a normed residual or attention's output; a feed-forward's activation.
+    pub packed_input: Ptr,
+    pub packed_ffn: Ptr,
     /// The rows that want logits, normed [logit rows, n_embd], and their logits [logit rows, n_vocab].
     pub head_input: Ptr,
     pub logits: Ptr,
@@ -137,6 +153,9 @@ pub(super) fn cut(plan: &Plan, sizes: &Sizes, blocks: [u64; 2], base: Ptr) -> Re
     let mut c = Cutter { at: base, overflow: false };
     let rows = sizes.batch_tokens.max(sizes.decode_rows);
     let used = plan.experts_used.max(1);
+    let places = rows * used + PLACE_ALIGNMENT * plan.experts;
+    let packed_rows = (places + PROMPT_ROWS).next_multiple_of(PROMPT_ROWS);
+    let packed_cols = |cols: usize| cols.next_multiple_of(RECORD_COLS);
     let heads = plan.steps.iter().filter_map(|s| match s {
         Step::Attend { heads, .. } => Some((heads.q * (heads.dim + 2), heads.q)),
         _ => None,
@@ -155,10 +174,15 @@ pub(super) fn cut(plan: &Plan, sizes: &Sizes, blocks: [u64; 2], base: Ptr) -> Re
         router: c.cut(&[rows, plan.experts], 4),
         chosen: c.cut(&[rows, plan.experts_used], 4),
         chosen_weights: c.cut(&[rows, plan.experts_used], 4),
-        expert_outputs: c.cut(&[rows, plan.experts_used, plan.n_embd], 4),
+        places: c.cut(&[rows, plan.experts_used], 4),
+        items: c.cut(&[plan.experts + rows * plan.experts_used / 8 + 1], 16),
+        item_count: c.cut(&[1], 4),
+        expert_outputs: c.cut(&[if plan.experts > 0 { packed_rows } else { 0 }, plan.n_embd], 4),
+        packed_input: c.cut(&[packed_rows.max(sizes.logit_rows), packed_cols(plan.n_embd.max(plan.q_width))], 2),
+        packed_ffn: c.cut(&[packed_rows, packed_cols(plan.ffn_width)], 2),
         head_input: c.cut(&[sizes.logit_rows, plan.n_embd], 4),
         logits: c.cut(&[sizes.logit_rows, plan.n_vocab], 4),
-        partial: c.cut(&[sizes.partial_units, partial_floats], 4),
+        partial: c.cut(&[sizes.decode_rows, sizes.max_splits, partial_floats], 4),
         attend_finished: c.cut(&[sizes.decode_rows, counters], 4),
         best: c.cut(&[sizes.logit_rows, SAMPLE_PARTS], 8),
         sample_finished: c.cut(&[sizes.logit_rows], 4),

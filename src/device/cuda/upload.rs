@@ -1,12 +1,18 @@
 //! Bringing the weights to the device: threads read the file into pinned buffers while one stream copies them on.
 //!
 //! A buffer goes round: free -> filled by a reader -> being copied -> free. Readers never wait for the device while a buffer
-//! is free, and the copy engine never waits for a reader while one is filled.
+//! is free, and the copy engine never waits for a reader while one is filled. What is repacked is copied to a staging area
+//! first, in whole blocks of rows, and a kernel of the same stream takes it to its place.
 
+use super::driver::Ptr;
 use super::gpu::Gpu;
-use super::memory::{Event, Pinned, Stream};
+use super::kernels::Launch;
+use super::memory::{DeviceMemory, Event, Pinned, Stream};
+use super::packed::{BLOCK_ROWS, Packed, TILE_ROWS, records, tiles};
+use super::params::Repack;
 use crate::error::{Error, Result};
 use crate::gguf::Source;
+use crate::model::Weight;
 use crate::plan::Plan;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +30,17 @@ struct Piece {
     offset: u64,
     bytes: usize,
     at: usize,
-    to: u64,
+    to: Ptr,
+    /// Rows to repack; 0: the bytes go as they are.
+    rows: usize,
+}
+
+/// Where the weights go.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub base: Ptr,
+    pub places: &'a [u64],
+    pub stored: &'a [Option<Packed>],
 }
 
 /// Pieces that fill one buffer at the most.
@@ -36,30 +52,77 @@ struct Filled {
     read: Result<()>,
 }
 
-/// Cuts all weights into jobs, in the file's order.
-fn jobs(plan: &Plan, places: &[u64], base: u64) -> Vec<Job> {
-    let mut order: Vec<usize> = (0..plan.weights.len()).collect();
-    order.sort_by_key(|&i| (plan.weights[i].data.part, plan.weights[i].data.offset));
-    let mut jobs = vec![Vec::new()];
-    let mut used = 0;
-    for weight in order {
-        let all = plan.weights[weight].data.bytes;
+/// Jobs being filled.
+struct Cutter {
+    jobs: Vec<Job>,
+    used: usize,
+}
+
+impl Cutter {
+    fn room(&self) -> usize {
+        BUFFER_BYTES - self.used
+    }
+
+    fn next_job(&mut self) {
+        self.jobs.push(Vec::new());
+        self.used = 0;
+    }
+
+    fn put(&mut self, piece: Piece) {
+        self.used = piece.at + piece.bytes;
+        if let Some(job) = self.jobs.last_mut() {
+            job.push(piece);
+        }
+    }
+
+    fn plain(&mut self, weight: usize, all: u64, to: Ptr) {
         let mut offset = 0;
         while offset < all {
-            if used == BUFFER_BYTES {
-                jobs.push(Vec::new());
-                used = 0;
+            if self.room() == 0 {
+                self.next_job();
             }
-            let bytes = (BUFFER_BYTES - used).min((all - offset) as usize);
-            let piece = Piece { weight, offset, bytes, at: used, to: base + places[weight] + offset };
-            if let Some(job) = jobs.last_mut() {
-                job.push(piece);
-            }
-            used += bytes;
+            let bytes = self.room().min((all - offset) as usize);
+            self.put(Piece { weight, offset, bytes, at: self.used, to: to + offset, rows: 0 });
             offset += bytes as u64;
         }
     }
-    jobs
+
+    /// Whole blocks of tiles, matrix by matrix.
+    fn tiles(&mut self, index: usize, weight: &Weight, packed: &Packed, to: Ptr) {
+        let row_bytes = weight.row_bytes();
+        for expert in 0..weight.experts {
+            let to = to + expert as u64 * packed.matrix_bytes(weight.rows);
+            let mut row = 0;
+            while row < weight.rows {
+                let fit = self.room() / row_bytes / BLOCK_ROWS * BLOCK_ROWS;
+                let left = weight.rows - row;
+                if fit == 0 && left * row_bytes > self.room() {
+                    self.next_job();
+                    continue;
+                }
+                let rows = if left * row_bytes <= self.room() { left } else { fit };
+                let offset = ((expert * weight.rows + row) * row_bytes) as u64;
+                let to = to + (row / TILE_ROWS * packed.tile_bytes) as u64;
+                self.put(Piece { weight: index, offset, bytes: rows * row_bytes, at: self.used, to, rows });
+                row += rows;
+            }
+        }
+    }
+}
+
+/// Cuts all weights into jobs, in the file's order.
+fn jobs(plan: &Plan, target: &Target) -> Vec<Job> {
+    let mut order: Vec<usize> = (0..plan.weights.len()).collect();
+    order.sort_by_key(|&i| (plan.weights[i].data.part, plan.weights[i].data.offset));
+    let mut cutter = Cutter { jobs: vec![Vec::new()], used: 0 };
+    for i in order {
+        let (weight, to) = (&plan.weights[i], target.base + target.places[i]);
+        match &target.stored[i] {
+            None => cutter.plain(i, weight.data.bytes, to),
+            Some(packed) => cutter.tiles(i, weight, packed, to),
+        }
+    }
+    cutter.jobs
 }
 
 /// What the readers share.
@@ -91,15 +154,24 @@ fn read(shared: &Shared, filled: Sender<Filled>) {
     }
 }
 
-/// Copies every weight to its place after `base`. The context must be current.
+/// Bytes that an upload takes on the device while it runs.
+pub(super) const STAGING_BYTES: u64 = BUFFER_BYTES as u64;
+
+/// Whether a block of this weight fits a buffer; if not, it must stay as it is.
+pub(super) fn fits_a_buffer(weight: &Weight) -> bool {
+    weight.row_bytes() <= BUFFER_BYTES / BLOCK_ROWS
+}
+
+/// Copies every weight to its place. The context must be current.
 pub(super) fn upload(
     gpu: &Arc<Gpu>,
     plan: &Plan,
     source: &Source,
-    (places, base): (&[u64], u64),
+    target: Target,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
-    let jobs = jobs(plan, places, base);
+    let jobs = jobs(plan, &target);
+    let staging = DeviceMemory::new(gpu, STAGING_BYTES, "the upload")?;
     let stream = Stream::new(gpu)?;
     let (give, free) = channel();
     let (send, filled) = channel();
@@ -116,14 +188,17 @@ pub(super) fn upload(
         for _ in 0..BUFFERS.min(jobs.len()) {
             let _ = give.send(Pinned::new(gpu, BUFFER_BYTES)?);
         }
-        let copying = Copying { gpu, stream: &stream, jobs: &jobs, give, in_flight: VecDeque::new() };
+        let copying =
+            Copying { gpu, plan, stream: &stream, staging: &staging, jobs: &jobs, give, in_flight: VecDeque::new() };
         copying.run(filled, plan.weight_bytes(), progress)
     })
 }
 
 struct Copying<'a> {
     gpu: &'a Arc<Gpu>,
+    plan: &'a Plan,
     stream: &'a Stream,
+    staging: &'a DeviceMemory,
     jobs: &'a [Job],
     /// Dropped on return, which ends the readers.
     give: Sender<Pinned>,
@@ -157,13 +232,40 @@ impl Copying<'_> {
 
     fn copy(&mut self, filled: Filled) -> Result<()> {
         let event = Event::new(self.gpu)?;
-        for p in &self.jobs[filled.job] {
-            // SAFETY: the place was allocated for this weight; the buffer is kept until the event has passed.
-            unsafe { self.stream.upload(p.to, &filled.buffer.bytes()[p.at..p.at + p.bytes])? };
+        let pieces = &self.jobs[filled.job];
+        let bytes = filled.buffer.bytes();
+        let end = pieces.last().map_or(0, |p| p.at + p.bytes);
+        if pieces.iter().any(|p| p.rows > 0) {
+            // SAFETY: the staging area is as large as a buffer, which is kept until the event has passed; the stream reads
+            // what was there before it is overwritten.
+            unsafe { self.stream.upload(self.staging.ptr, &bytes[..end])? };
+        }
+        for p in pieces {
+            match p.rows {
+                // SAFETY: the place was allocated for this weight; the buffer is kept until the event has passed.
+                0 => unsafe { self.stream.upload(p.to, &bytes[p.at..p.at + p.bytes])? },
+                rows => self.repack(p, rows)?,
+            }
         }
         event.record(self.stream)?;
         self.in_flight.push_back((filled.buffer, filled.job, event));
         Ok(())
+    }
+
+    fn repack(&self, piece: &Piece, rows: usize) -> Result<()> {
+        let weight = &self.plan.weights[piece.weight];
+        let args = Repack {
+            source: self.staging.ptr + piece.at as u64,
+            target: piece.to,
+            row_bytes: weight.row_bytes() as u64,
+            ty: weight.ty.ggml(),
+            rows: rows as u32,
+            cols: weight.cols as u32,
+        };
+        let blocks = (tiles(rows) * records(weight.cols)).div_ceil(4);
+        let launch = Launch { file: "repack", name: "repack", grid: [blocks, 1, 1], threads: 128, shared_bytes: 0 };
+        // SAFETY: the kernel's own parameters; whole tiles of the weight, staged before in this stream, and room for them.
+        unsafe { self.gpu.kernels()?.launch_in_order(self.gpu, self.stream.handle, &launch, &args) }
     }
 
     /// Waits for the oldest copy; returns its bytes.

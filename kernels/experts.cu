@@ -1,0 +1,67 @@
+// Sorts the choices of all rows by expert, so that each expert's matrix is read once for all rows that chose it.
+//
+// Choices of one expert lie side by side from a multiple of `align` on, in the order of the rows; pieces of at most `most` of
+// them are the items of the products. Which place a choice gets does not change its result.
+#include "common.cuh"
+
+struct Item {
+    int expert, x_row, out_row, count;
+};
+
+struct Group {
+    const int* chosen;     // [n, used]
+    int* places;           // [n, used]
+    Item* items;
+    uint32_t* item_count;
+    const int* slot;       // [n]; below 0: a row that is not there
+    int n;
+    int used;
+    int experts;
+    int align;
+    int most;
+    int spare;  // the place of rows that are not there
+};
+
+constexpr int MAX_EXPERTS = 1024;
+constexpr int THREADS = 256;
+
+// Places each of one expert's choices, in order; `count` is where the next one goes. A whole warp calls.
+__device__ __forceinline__ int place_choices(const Group& p, int expert, int start, bool write) {
+    int lane = threadIdx.x % 32, count = 0, all = p.n * p.used;
+    for (int base = 0; base < all; base += 32) {
+        int i = base + lane;
+        bool mine = i < all && p.chosen[i] == expert && p.slot[i / p.used] >= 0;
+        uint32_t those = __ballot_sync(0xffffffffu, mine);
+        if (write && mine) p.places[i] = start + count + __popc(those & ((1u << lane) - 1));
+        count += __popc(those);
+    }
+    return count;
+}
+
+// grid 1, block 256
+extern "C" __global__ void __launch_bounds__(THREADS) group_experts(const Group p) {
+    __shared__ int counts[MAX_EXPERTS], starts[MAX_EXPERTS];
+    pdl_begin();
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int i = threadIdx.x; i < p.n * p.used; i += THREADS)
+        if (p.slot[i / p.used] < 0) p.places[i] = p.spare;
+    for (int e = warp; e < p.experts; e += THREADS / 32) {
+        int count = place_choices(p, e, 0, false);
+        if (lane == 0) counts[e] = count;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int at = 0, items = 0;
+        for (int e = 0; e < p.experts; e++) {
+            starts[e] = at;
+            for (int first = 0; first < counts[e]; first += p.most) {
+                int row = at + first;
+                p.items[items++] = {e, row, row, min(p.most, counts[e] - first)};
+            }
+            at += (counts[e] + p.align - 1) / p.align * p.align;
+        }
+        *p.item_count = items;
+    }
+    __syncthreads();
+    for (int e = warp; e < p.experts; e += THREADS / 32) place_choices(p, e, starts[e], true);
+}

@@ -1,0 +1,115 @@
+//! Attention: what its kernels are told, in a prompt and in decoding.
+
+use super::params;
+use super::pass::Run;
+use super::products::{PackedRows, Way};
+use crate::error::{Error, Result};
+use crate::model::{Heads, Norm, RopeStyle};
+use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
+
+/// Columns in which products step: a packed row must be full up to a multiple of it.
+const STEP_COLS: usize = 64;
+/// Query heads that a block takes together in decoding.
+const HEADS_TOGETHER: usize = 16;
+
+impl Run<'_> {
+    pub(super) fn rope(&self, qkv: &Qkv) -> params::RopeArg {
+        let Some(id) = qkv.rope else {
+            return params::RopeArg::default();
+        };
+        let rope = &self.weights.plan.ropes[id.0 as usize];
+        params::RopeArg {
+            inv_freq: self.ropes[id.0 as usize],
+            magnitude: rope.magnitude,
+            pairs: rope.inv_freq.len() as i32,
+            adjacent: (rope.style == RopeStyle::Pairs).into(),
+        }
+    }
+
+    pub(super) fn norm_or_none(&self, norm: Option<Norm>) -> params::NormArg {
+        norm.map_or_else(Default::default, |n| self.weights.norm(&n))
+    }
+
+    pub(super) fn kv_view(&self, kv: KvLayer, heads: Heads) -> params::KvView {
+        let (base, page_bytes) = self.kv[kv.group];
+        params::KvView {
+            base,
+            page_bytes,
+            tables: self.scratch.tables,
+            table_stride: self.sizes.table_stride as i32,
+            group: kv.group as i32,
+            table_offset: self.sizes.table_offsets[kv.group] as i32,
+            layer: kv.layer as i32,
+            heads: heads.kv as i32,
+            dim: heads.dim as i32,
+        }
+    }
+
+    /// Where attention puts its output as packed rows, if `next`, the projection that reads it, can.
+    pub(super) fn packed_mixed(&self, next: &Step) -> Option<PackedRows> {
+        let Step::Project { input: Input::Mixed, linear, .. } = next else {
+            return None;
+        };
+        let whole = self.weights.plan.weight(linear.weight).cols.is_multiple_of(STEP_COLS);
+        let packed = whole && self.packed(linear).is_some();
+        packed.then(|| self.packed_rows(self.scratch.packed_input, self.extent.rows))
+    }
+
+    /// `steps`: the q, k and v before, the attention, and the projection after it.
+    pub(super) fn attend(&self, steps: &[Step]) -> Result<()> {
+        let [Step::Qkv(qkv), Step::Attend { heads, kv, scale, window, sinks }, next] = steps else {
+            return Err(Error::inference("an attention step that stands alone"));
+        };
+        let s = self.scratch;
+        let mixed = match self.packed_mixed(next) {
+            Some(to) => params::Mixed {
+                plain: 0,
+                packed: to.at,
+                stride: to.stride as i32,
+                panels: (self.way() == Way::Prompt).into(),
+            },
+            None => params::Mixed { plain: s.mixed, ..params::Mixed::default() },
+        };
+        let p = params::Attend {
+            q: s.q,
+            k: s.k,
+            v: s.v,
+            slot: self.block.slot,
+            position: self.block.position,
+            tiles: self.block.tiles,
+            sinks: sinks.map_or(0, |id| self.weights.at(id)),
+            partial: s.partial,
+            finished: s.attend_finished,
+            mixed,
+            q_norm: self.norm_or_none(qkv.q_norm),
+            k_norm: self.norm_or_none(qkv.k_norm),
+            rope: self.rope(qkv),
+            kv: self.kv_view(*kv, *heads),
+            scale: *scale,
+            window: window.map_or(0, |w| w.min(i32::MAX as usize)) as i32,
+            q_heads: heads.q as i32,
+            q_stride: (heads.q * heads.dim) as i32,
+            kv_stride: (heads.kv * heads.dim) as i32,
+            splits: self.extent.splits as i32,
+        };
+        match self.extent.phase {
+            Phase::Prefill => self.attend_prompt(*heads, &p),
+            Phase::Decode => self.attend_rows(*heads, &p),
+        }
+    }
+
+    fn attend_prompt(&self, heads: Heads, p: &params::Attend) -> Result<()> {
+        let width = [32, 64, 96, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
+        let name = format!("attend_prefill_d{width}");
+        self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, 0), p)
+    }
+
+    fn attend_rows(&self, heads: Heads, p: &params::Attend) -> Result<()> {
+        let group = heads.q / heads.kv;
+        let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
+        let name = format!("attend_decode_d{width}");
+        let shared = 4 * 4 * group.min(HEADS_TOGETHER) * (heads.dim + 2);
+        let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
+        self.launch("attend_decode", &name, grid, (128, shared as u32), p)
+    }
+}
