@@ -36,8 +36,10 @@ impl Lanes for Avx2 {
     }
 
     ops! {
-        quads(rows: &Rows, at: usize) -> [__m256i; 4] = {
-            let [a, b, c, d] = [two(rows, 0, at), two(rows, 1, at), two(rows, 2, at), two(rows, 3, at)];
+        quads(rows: Rows, at: usize) -> [__m256i; 4] = {
+            let rows = rows.eight(at);
+            let (a, b) = (two(rows[0], rows[4]), two(rows[1], rows[5]));
+            let (c, d) = (two(rows[2], rows[6]), two(rows[3], rows[7]));
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
             [
@@ -47,10 +49,10 @@ impl Lanes for Avx2 {
                 _mm256_unpackhi_epi64(ab_high, cd_high),
             ]
         };
-        dwords(rows: &Rows, at: usize) -> __m256i = {
+        dwords(rows: Rows, at: usize) -> __m256i = {
             let mut lanes = [0i32; 8];
-            for (lane, row) in lanes.iter_mut().zip(rows) {
-                *lane = row.add(at).cast::<i32>().read_unaligned();
+            for (lane, row) in lanes.iter_mut().zip(rows.eight(at)) {
+                *lane = row.cast::<i32>().read_unaligned();
             }
             _mm256_set_epi32(lanes[7], lanes[6], lanes[5], lanes[4], lanes[3], lanes[2], lanes[1], lanes[0])
         };
@@ -106,15 +108,15 @@ impl Lanes for Avx2 {
     }
 }
 
-/// 16 bytes of rows `first` and `first + 4`.
+/// 16 bytes of each of two rows.
 ///
 /// # Safety
 /// As for [`Lanes::quads`].
 #[inline(always)]
-unsafe fn two(rows: &Rows, first: usize, at: usize) -> __m256i {
+unsafe fn two(a: *const u8, b: *const u8) -> __m256i {
     // SAFETY: the caller vouches for the instruction set and for the rows.
     unsafe {
-        let low = _mm_loadu_si128(rows[first].add(at).cast());
-        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), _mm_loadu_si128(rows[first + 4].add(at).cast()))
+        let low = _mm256_castsi128_si256(_mm_loadu_si128(a.cast()));
+        _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(b.cast()))
     }
 }

@@ -27,8 +27,10 @@ impl Lanes for Avx512 {
     const SIGNED_OFFSET: i32 = 128;
 
     ops! {
-        quads(rows: &Rows, at: usize) -> [__m512i; 4] = {
-            let [a, b, c, d] = [four(rows, 0, at), four(rows, 1, at), four(rows, 2, at), four(rows, 3, at)];
+        quads(rows: Rows, at: usize) -> [__m512i; 4] = {
+            let (low, high) = (rows.eight(at), rows.eight(at + 8 * rows.stride));
+            let (a, b) = (four(low[0], low[4], high[0], high[4]), four(low[1], low[5], high[1], high[5]));
+            let (c, d) = (four(low[2], low[6], high[2], high[6]), four(low[3], low[7], high[3], high[7]));
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
             [
@@ -38,10 +40,12 @@ impl Lanes for Avx512 {
                 _mm512_unpackhi_epi64(ab_high, cd_high),
             ]
         };
-        dwords(rows: &Rows, at: usize) -> __m512i = {
+        dwords(rows: Rows, at: usize) -> __m512i = {
+            let (low, high) = (rows.eight(at), rows.eight(at + 8 * rows.stride));
             let mut lanes = [0i32; 16];
-            for (lane, row) in lanes.iter_mut().zip(rows) {
-                *lane = row.add(at).cast::<i32>().read_unaligned();
+            for i in 0..8 {
+                lanes[i] = low[i].cast::<i32>().read_unaligned();
+                lanes[8 + i] = high[i].cast::<i32>().read_unaligned();
             }
             _mm512_set_epi32(
                 lanes[15], lanes[14], lanes[13], lanes[12], lanes[11], lanes[10], lanes[9], lanes[8],
@@ -78,19 +82,16 @@ impl Lanes for Avx512 {
     }
 }
 
-/// 16 bytes of rows `first`, `first + 4`, `first + 8` and `first + 12`.
+/// 16 bytes of each of four rows.
 ///
 /// # Safety
 /// As for [`Lanes::quads`].
 #[inline(always)]
-unsafe fn four(rows: &Rows, first: usize, at: usize) -> __m512i {
+unsafe fn four(a: *const u8, b: *const u8, c: *const u8, d: *const u8) -> __m512i {
     // SAFETY: the caller vouches for the instruction set and for the rows.
     unsafe {
-        let a = _mm_loadu_si128(rows[first].add(at).cast());
-        let b = _mm_loadu_si128(rows[first + 4].add(at).cast());
-        let c = _mm_loadu_si128(rows[first + 8].add(at).cast());
-        let d = _mm_loadu_si128(rows[first + 12].add(at).cast());
-        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
-        _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(ab, c), d)
+        let ab = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(_mm_loadu_si128(a.cast())), _mm_loadu_si128(b.cast()));
+        let abc = _mm512_inserti32x4::<2>(ab, _mm_loadu_si128(c.cast()));
+        _mm512_inserti32x4::<3>(abc, _mm_loadu_si128(d.cast()))
     }
 }

@@ -4,8 +4,40 @@
 //! wherever in a panel it stands, and the two instruction sets agree to the bit as well. The functions are unsafe for one
 //! reason: they may only be reached from code that was compiled for the instruction set and runs on a CPU that has it.
 
-/// Rows of weights whose blocks are read together. Those past the matrix repeat its last row.
-pub type Rows = [*const u8; MAX_LANES];
+use std::arch::asm;
+
+/// Rows of weights whose blocks are read together, as many as a vector has lanes.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub first: *const u8,
+    /// From one row to the next.
+    pub stride: usize,
+}
+
+impl Rows {
+    /// Byte `at` of eight rows.
+    ///
+    /// The compiler must not see where the first address comes from: it would keep a pointer for each row, run out of
+    /// registers, and step them all in memory; the processor adds a multiple of the stride for nothing.
+    #[inline(always)]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "there is nothing that could read where it points")]
+    pub fn eight(self, at: usize) -> [*const u8; 8] {
+        let mut first = self.first.wrapping_add(at);
+        // SAFETY: no instruction at all.
+        unsafe { asm!("/* {0} */", inout(reg) first, options(pure, nomem, nostack, preserves_flags)) };
+        let (one, three) = (self.stride, 3 * self.stride);
+        [
+            first,
+            first.wrapping_add(one),
+            first.wrapping_add(2 * one),
+            first.wrapping_add(three),
+            first.wrapping_add(4 * one),
+            first.wrapping_add(5 * one),
+            first.wrapping_add(2 * three),
+            first.wrapping_add(7 * one),
+        ]
+    }
+}
 
 /// The lanes of the widest instruction set.
 pub const MAX_LANES: usize = 16;
@@ -30,12 +62,12 @@ pub trait Lanes: Copy {
     ///
     /// # Safety
     /// The CPU has the instruction set, and the rows have these bytes.
-    unsafe fn quads(rows: &Rows, at: usize) -> [Self::Int; 4];
+    unsafe fn quads(rows: Rows, at: usize) -> [Self::Int; 4];
     /// 4 bytes of each row.
     ///
     /// # Safety
     /// As for `quads`.
-    unsafe fn dwords(rows: &Rows, at: usize) -> Self::Int;
+    unsafe fn dwords(rows: Rows, at: usize) -> Self::Int;
 
     /// # Safety
     /// The CPU has the instruction set; so for all below.

@@ -24,6 +24,7 @@ use lanes::{Lanes, MAX_LANES, Rows};
 use multiply::{Columns, PANELS, Sums, Tokens};
 use panel::{COLS, FLOAT_COLS, Panel};
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::ops::Range;
 use unpack::Unpack;
 
 /// Tokens that share an unpacked panel; their sums fill a third of the first-level cache.
@@ -31,13 +32,16 @@ const TOKENS: usize = 128;
 /// As many need much less room, which has to be cleared.
 const FEW_TOKENS: usize = 8;
 
+/// The most bytes that fill a panel's row, and zeros for the last vector.
+const MAX_BYTES: usize = COLS / 32 * 34 + 16;
+
 /// The code for one type and instruction set.
 struct Kernel {
     lanes: usize,
     /// Bytes of the columns that fill a panel.
     bytes: usize,
     offset: i32,
-    unpack: unsafe fn(&Rows, usize, usize, &mut Panel),
+    unpack: unsafe fn(Rows, usize, usize, &mut Panel),
     multiply: unsafe fn(&[Panel; PANELS], Columns, Tokens, &mut [Sums]),
 }
 
@@ -48,7 +52,7 @@ macro_rules! kernels {
             /// # Safety
             /// As for [`Unpack::unpack`].
             #[target_feature(enable = $features)]
-            unsafe fn unpack<U: Unpack>(rows: &Rows, at: usize, units: usize, panel: &mut Panel) {
+            unsafe fn unpack<U: Unpack>(rows: Rows, at: usize, units: usize, panel: &mut Panel) {
                 // SAFETY: the caller vouches for all, the instruction set among it.
                 unsafe { U::unpack::<$isa>(rows, at, units, panel) }
             }
@@ -182,21 +186,26 @@ impl Kernel {
         (tokens, fine): (Tokens, Option<Tokens>),
         (panels, sums): (&mut [Panel; PANELS], &mut [Sums]),
     ) {
-        let start = |r: usize| weights.bytes.as_ptr().wrapping_add((row + r).min(rows - 1) * weights.row_bytes);
-        let lanes: [Rows; PANELS] =
-            std::array::from_fn(|p| std::array::from_fn(|r| start(p * self.lanes + r % self.lanes)));
         let quantised = weights.ty.is_quantised();
         let (width, unit) = if quantised { (COLS, 32) } else { (FLOAT_COLS, 1) };
+        let first = weights.bytes[row * weights.row_bytes..].as_ptr();
         sums.fill([[0.0; MAX_LANES]; PANELS]);
         for (i, col) in (0..weights.cols).step_by(width).enumerate() {
-            let units = width.min(weights.cols - col) / unit;
-            // SAFETY: the caller vouches for the rows and the instruction set.
-            unsafe {
-                for (lanes, panel) in lanes.iter().zip(panels.iter_mut()) {
-                    (self.unpack)(lanes, i * self.bytes, units, panel);
+            let (at, units) = (i * self.bytes, width.min(weights.cols - col) / unit);
+            for (p, panel) in panels.iter_mut().enumerate() {
+                let row = row + p * self.lanes;
+                let ragged = !quantised && !(units * weights.row_bytes / weights.cols).is_multiple_of(16);
+                // SAFETY: the caller vouches for the rows and the instruction set.
+                unsafe {
+                    if row + self.lanes > rows || ragged {
+                        self.unpack_copy(weights, row..rows, at, units, panel);
+                    } else {
+                        let first = first.add(p * self.lanes * weights.row_bytes);
+                        (self.unpack)(Rows { first, stride: weights.row_bytes }, at, units, panel);
+                    }
                 }
             }
-            self.fetch(&lanes, i * self.bytes, weights.row_bytes);
+            self.fetch(first, at, weights.row_bytes);
             let columns = Columns { first: col / unit, units, offset: self.offset };
             // SAFETY: the panels were filled, and the caller vouches for the tokens.
             unsafe {
@@ -208,17 +217,43 @@ impl Kernel {
         }
     }
 
+    /// Unpacks rows that are fewer than a panel has, or whose last columns are no whole vector. Rows that are not there are
+    /// zeros.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    #[cold]
+    #[inline(never)]
+    unsafe fn unpack_copy(
+        &self,
+        weights: WeightRows<'_>,
+        rows: Range<usize>,
+        at: usize,
+        units: usize,
+        panel: &mut Panel,
+    ) {
+        let mut copies = [[0u8; MAX_BYTES]; MAX_LANES];
+        let len = self.bytes.min(weights.row_bytes - at);
+        for (copy, row) in copies.iter_mut().zip(rows).take(self.lanes) {
+            copy[..len].copy_from_slice(&weights.row(row)[at..at + len]);
+        }
+        // SAFETY: the copies have all columns, and zeros behind them.
+        unsafe { (self.unpack)(Rows { first: copies.as_ptr().cast(), stride: MAX_BYTES }, 0, units, panel) };
+    }
+
     /// Asks the cache for what comes two panels further on in these rows, or else at the start of the next ones.
     #[inline]
-    fn fetch(&self, lanes: &[Rows; PANELS], at: usize, row_bytes: usize) {
+    fn fetch(&self, first: *const u8, at: usize, row_bytes: usize) {
+        let rows = PANELS * self.lanes;
         let mut ahead = at + 2 * self.bytes;
         if ahead >= row_bytes {
-            ahead = ahead - row_bytes + PANELS * self.lanes * row_bytes;
+            ahead = ahead - row_bytes + rows * row_bytes;
         }
-        for row in lanes.iter().flat_map(|rows| &rows[..self.lanes]) {
+        for row in 0..rows {
+            let row = first.wrapping_add(row * row_bytes + ahead);
             for line in (0..self.bytes).step_by(64) {
                 // SAFETY: a prefetch reads nothing; any address will do.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(ahead + line).cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line).cast()) };
             }
         }
     }

@@ -139,7 +139,8 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALVES: bool, const MIN:
                 totals[t][p] = V::load_float(sums[t][p].as_ptr());
             }
         }
-        for g in 0..columns.units {
+        // The bound tells the compiler that the groups are inside what lies aside.
+        for g in 0..columns.units.min(GROUPS) {
             let mut starts = [[V::splat(0); 2]; T];
             let mut scales = [V::splat_float(0.0); T];
             for t in 0..T {

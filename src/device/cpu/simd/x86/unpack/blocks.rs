@@ -20,7 +20,7 @@ pub struct MXFP4;
 /// # Safety
 /// As for [`Unpack::unpack`].
 #[inline(always)]
-unsafe fn nibbles<V: Lanes>(rows: &Rows, at: usize) -> [V::Int; 8] {
+unsafe fn nibbles<V: Lanes>(rows: Rows, at: usize) -> [V::Int; 8] {
     // SAFETY: the caller vouches for all.
     unsafe {
         let [a, b, c, d] = V::quads(rows, at);
@@ -74,7 +74,7 @@ unsafe fn look_up<V: Lanes>(mut codes: [V::Int; 8], table: &[i8; 16]) -> [V::Int
 /// # Safety
 /// As for [`Unpack::unpack`].
 #[inline(always)]
-unsafe fn scales<V: Lanes, const MIN: bool>(rows: &Rows, at: usize, group: usize, panel: &mut Panel) {
+unsafe fn scales<V: Lanes, const MIN: bool>(rows: Rows, at: usize, group: usize, panel: &mut Panel) {
     // SAFETY: the caller vouches for all.
     unsafe {
         let header = V::dwords(rows, at);
@@ -92,7 +92,7 @@ macro_rules! blocks {
             const BYTES: usize = GROUPS * $bytes;
 
             #[inline(always)]
-            unsafe fn unpack<V: Lanes>($rows: &Rows, at: usize, units: usize, $panel: &mut Panel) {
+            unsafe fn unpack<V: Lanes>($rows: Rows, at: usize, units: usize, $panel: &mut Panel) {
                 for $group in 0..units {
                     let $at = at + $group * $bytes;
                     // SAFETY: the caller vouches for all.

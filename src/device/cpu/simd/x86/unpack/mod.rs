@@ -22,8 +22,8 @@ pub trait Unpack {
     /// Fills `panel` with columns of `rows` from byte `at` on: `units` groups of 32, or as many columns of floats.
     ///
     /// # Safety
-    /// As for [`Lanes`]; the rows have these columns, and a panel has room for them.
-    unsafe fn unpack<V: Lanes>(rows: &Rows, at: usize, units: usize, panel: &mut Panel);
+    /// As for [`Lanes`]; the rows have these columns, floats up to a multiple of 16 bytes, and a panel has room for them.
+    unsafe fn unpack<V: Lanes>(rows: Rows, at: usize, units: usize, panel: &mut Panel);
 }
 
 /// The low 4 bits of each byte.

@@ -29,7 +29,7 @@ macro_rules! supers {
             const BYTES: usize = $bytes;
 
             #[inline(always)]
-            unsafe fn unpack<V: Lanes>($rows: &Rows, $at: usize, _: usize, $panel: &mut Panel) {
+            unsafe fn unpack<V: Lanes>($rows: Rows, $at: usize, _: usize, $panel: &mut Panel) {
                 // SAFETY: the caller vouches for all.
                 unsafe { $body }
             }
@@ -86,7 +86,7 @@ supers!(Q3K, 110, |rows, at, panel| {
 /// # Safety
 /// As for [`Unpack::unpack`].
 #[inline(always)]
-unsafe fn scales_and_mins<V: Lanes>(rows: &Rows, at: usize, panel: &mut Panel) {
+unsafe fn scales_and_mins<V: Lanes>(rows: Rows, at: usize, panel: &mut Panel) {
     // SAFETY: the caller vouches for all.
     unsafe {
         let [header, scales, mins, rest] = V::quads(rows, at);
