@@ -4,7 +4,7 @@
 //   product_batch_pair  gate and up with their activation, a unit is 4 tiles of each
 //
 // Launch: block 256; grid (units, items, or without items ceil(tokens / 64)); dynamic shared memory
-// stages * (8 * slot_bytes + 512 * min(tokens, 64)), for the pair no less than 16384; stages 2..8; slot_bytes
+// stages * (8 * slot_bytes + 512 * min(tokens rounded up to 8, 64)), for the pair no less than 16384; stages 2..8; slot_bytes
 // counts F16 as 8192. x: records. Items have at most 64 rows. With a pair, units = ceil(tiles / 4).
 //
 // Each of eight warps owns 16 rows and goes through all columns; warp 0 also keeps the ring filled: the records of every warp
@@ -96,6 +96,9 @@ __device__ __forceinline__ void multiply(const Record<K>&, const uint8_t* weight
     Record<K> record;
     record.open(weights, lane);
     if constexpr (K == KIND_F16) record.stride = WARPS * 2048;
+    // The lane's columns of token g; rows past the last token hold anything, and go to columns of the sum that nobody reads.
+    const int swap = (item.x_row + g) & 1;
+    const uint8_t *even = x + g * 512 + ((2 * t) ^ swap) * 16, *odd = x + g * 512 + ((2 * t + 1) ^ swap) * 16;
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
         if (n >= steps) break;
@@ -104,10 +107,8 @@ __device__ __forceinline__ void multiply(const Record<K>&, const uint8_t* weight
 #pragma unroll
         for (int j = 0; j < GROUPS; ++j) {
             if (j * 8 >= item.count) break;
-            const int token = min(j * 8 + g, item.count - 1), odd = (item.x_row + token) & 1;
-            const uint8_t* row = x + token * 512;
-            const uint4 b0 = *reinterpret_cast<const uint4*>(row + ((8 * n + 2 * t) ^ odd) * 16);
-            const uint4 b1 = *reinterpret_cast<const uint4*>(row + ((8 * n + 2 * t + 1) ^ odd) * 16);
+            const uint4 b0 = *reinterpret_cast<const uint4*>(even + j * 4096 + n * 128);
+            const uint4 b1 = *reinterpret_cast<const uint4*>(odd + j * 4096 + n * 128);
             mma_16816(acc[j], a[0], b0.x, b0.y);
             mma_16816(acc[j], a[1], b0.z, b0.w);
             mma_16816(acc[j], a[2], b1.x, b1.y);
@@ -172,7 +173,7 @@ __device__ __forceinline__ void product_batch_body(const ProductArgs& args) {
         if (args.item_count && blockIdx.y >= *args.item_count) return;
         item = args.items[blockIdx.y];
     }
-    const int slot_bytes = WARPS * args.slot_bytes + min((int)args.tokens, TOKENS) * 512;
+    const int slot_bytes = WARPS * args.slot_bytes + min(((int)args.tokens + 7) / 8 * 8, TOKENS) * 512;
     const BatchTile<PAIR> b = {args, item, ring, full, empty, records_of(args.cols), slot_bytes};
     Feed<PAIR> feed(b);
     const int ahead = min((int)args.stages, b.records);
@@ -195,9 +196,15 @@ __device__ __forceinline__ void product_batch_body(const ProductArgs& args) {
         __syncthreads();
         if (warp & 1) return;
     }
-    const ProductMatrix& m = b.matrix(0);
     const uint32_t tile = b.tile(warp);
-    if (tile >= m.tiles) return;
+    if (tile >= b.matrix(0).tiles) return;
+    const Sink sink(b.matrix(0), item.expert), up(b.matrix(1), item.expert);
+    float bias[2][2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const uint32_t row = tile * TILE_ROWS + (lane >> 2) + 8 * h;
+        bias[h][0] = sink.bias_of(row), bias[h][1] = PAIR ? up.bias_of(row) : 0.0f;
+    }
 #pragma unroll
     for (int j = 0; j < GROUPS; ++j)
 #pragma unroll
@@ -205,10 +212,11 @@ __device__ __forceinline__ void product_batch_body(const ProductArgs& args) {
             const int token = j * 8 + 2 * (lane & 3) + (c & 1);
             const uint32_t row = tile * TILE_ROWS + (lane >> 2) + 8 * (c >> 1);
             if (token >= item.count) continue;
+            const float sums[2] = {sum[j][c], PAIR ? of_up[(j * 4 + c) * 32] : 0.0f};
             if (PAIR)
-                finish_pair(args, item.expert, row, item.out_row + token, sum[j][c], of_up[(j * 4 + c) * 32]);
+                finish_pair(args, sink, row, item.out_row + token, sums, bias[c >> 1]);
             else
-                finish(args, m, item.expert, row, item.out_row + token, sum[j][c]);
+                finish(args, sink, row, item.out_row + token, sums[0], bias[c >> 1][0]);
         }
 }
 

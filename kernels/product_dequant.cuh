@@ -14,6 +14,14 @@ __device__ __forceinline__ __half2 pair_of(uint32_t bits16) { return as_half2(bi
 
 constexpr uint32_t MAGIC = 0x64006400u;  // 1024 twice
 
+// (x & MASK) | MAGIC; written out, or the compiler makes two instructions of it.
+template <uint32_t MASK>
+__device__ __forceinline__ uint32_t under_magic(uint32_t x) {
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "n"(MASK), "n"(MAGIC));
+    return y;
+}
+
 // (1024 + u) - bias, u in the low bits of each half
 __device__ __forceinline__ __half2 low_int(uint32_t bits, uint32_t bias) { return __hsub2_rn(as_half2(bits), pair_of(0x6400u + bias)); }
 
@@ -92,7 +100,7 @@ struct Record {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 const uint32_t both = __byte_perm(s[n >> 1], 0, r ? ((n & 1) ? 0x4343 : 0x4141) : ((n & 1) ? 0x4242 : 0x4040));
-                const __half2 sm = __hfma2(as_half2((both & 0x00f0000fu) | MAGIC), as_half2(0x2c003c00u), as_half2(0xd400e400u));
+                const __half2 sm = __hfma2(as_half2(under_magic<0x00f0000fu>(both)), as_half2(0x2c003c00u), as_half2(0xd400e400u));
                 const __half2 dm = __hmul2_rn(sm, as_half2(d[r]));
                 scale[r] = __low2half2(dm), minus[r] = __high2half2(dm);
             }
@@ -128,7 +136,7 @@ struct Record {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int r = (ks & 1) * 4 + j;
-                uint32_t bits = (shift(high2[ks >> 1], 2 * r) & 0x00030003u) | MAGIC;
+                uint32_t bits = under_magic<0x00030003u>(shift(high2[ks >> 1], 2 * r));
                 if constexpr (K == KIND_Q3_K) bits |= shift(high[n], ks * 4 + j - 2) & 0x00040004u;
                 q[j] = low_int(bits, K == KIND_Q3_K ? 4 : 0);
             }
@@ -140,7 +148,7 @@ struct Record {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int at = (j & 1) * 4;
-                uint32_t bits = (w[j >> 1] & (0x000f000fu << at)) | MAGIC;
+                uint32_t bits = (j & 1) ? under_magic<0x00f000f0u>(w[j >> 1]) : under_magic<0x000f000fu>(w[j >> 1]);
                 if constexpr (HIGH == 1) bits |= shift(high[n], ks * 4 + j - 4 - at) & (0x00100010u << at);
                 if constexpr (HIGH == 2) bits |= shift(high2[ks >> 1], 2 * ((ks & 1) * 4 + j) - 4 - at) & (0x00300030u << at);
                 q[j] = (j & 1) ? high_int(bits, MINUS) : low_int(bits, BIAS);

@@ -210,18 +210,23 @@ __device__ __forceinline__ void product_prefill_body(const ProductArgs& args) {
     with_kind(p.matrix(0).kind, [&](auto record) { consume<T, PAIR>(p, record, warp, lane, acc); });
     if (!args.items) wait_for_predecessor();
 
+    const Sink sink(p.matrix(0), item.expert), up(p.matrix(T - 1), item.expert);
 #pragma unroll
-    for (int j = 0; j < 64; ++j) {
-        const int token = (j / 4) * 8 + 2 * (lane & 3) + (j & 1), in_tile = (lane >> 2) + 8 * ((j >> 1) & 1);
-        if (token >= item.count) continue;
-        if (PAIR) {
-            if (p.tile(warp, 0) < p.matrix(0).tiles)
-                finish_pair(args, item.expert, p.tile(warp, 0) * TILE_ROWS + in_tile, item.out_row + token, acc[0][j], acc[T - 1][j]);
-        } else {
+    for (int i = 0; i < (PAIR ? 1 : T); ++i) {
+        const uint32_t first = p.tile(warp, i) * TILE_ROWS + (lane >> 2);
+        if (p.tile(warp, i) >= sink.tiles) continue;
+        float bias[2][2];
 #pragma unroll
-            for (int i = 0; i < T; ++i)
-                if (p.tile(warp, i) < p.matrix(0).tiles)
-                    finish(args, p.matrix(0), item.expert, p.tile(warp, i) * TILE_ROWS + in_tile, item.out_row + token, acc[i][j]);
+        for (int h = 0; h < 2; ++h) bias[h][0] = sink.bias_of(first + 8 * h), bias[h][1] = PAIR ? up.bias_of(first + 8 * h) : 0.0f;
+#pragma unroll
+        for (int j = 0; j < 64; ++j) {
+            const int token = (j / 4) * 8 + 2 * (lane & 3) + (j & 1), h = (j >> 1) & 1;
+            if (token >= item.count) continue;
+            const float sum[2] = {acc[i][j], acc[T - 1][j]};
+            if (PAIR)
+                finish_pair(args, sink, first + 8 * h, item.out_row + token, sum, bias[h]);
+            else
+                finish(args, sink, first + 8 * h, item.out_row + token, sum[0], bias[h][0]);
         }
     }
 }

@@ -211,10 +211,13 @@ __device__ __forceinline__ void product_small_body(const ProductArgs& args) {
             if (PAIR) sum[1] += partial[buffer][w][T - 1][place];
         }
         const uint32_t tile = PAIR ? unit : (unit - m.first_unit) * T + i, row = tile * TILE_ROWS + place % 16;
-        if (PAIR)
-            finish_pair(args, item.expert, row, item.out_row + token, sum[0], sum[1]);
-        else if (tile < m.tiles)
-            finish(args, m, item.expert, row, item.out_row + token, sum[0]);
+        const Sink sink(m, item.expert);
+        if (PAIR) {
+            const float bias[2] = {sink.bias_of(row), Sink(args.matrix[1], item.expert).bias_of(row)};
+            finish_pair(args, sink, row, item.out_row + token, sum, bias);
+        } else if (tile < m.tiles) {
+            finish(args, sink, row, item.out_row + token, sum[0], sink.bias_of(row));
+        }
     }
 }
 

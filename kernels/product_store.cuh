@@ -19,49 +19,54 @@ __device__ __forceinline__ float activate(const ProductArgs& args, float gate, f
     return up;
 }
 
-// The sum scaled back, with its bias. A row that the matrix lacks is 0.
-__device__ __forceinline__ float with_bias(const ProductArgs& args, const ProductMatrix& m, int expert, uint32_t row, float sum) {
-    if (row >= m.rows) return 0.0f;
-    const float bias = m.bias ? m.bias[(size_t)expert * m.rows + row] : 0.0f;
-    return fmaf(sum, args.out_scale, bias);
-}
+// Where one matrix' results go, in registers: looked up once, for the sums come all at the end with little to hide a load behind.
+struct Sink {
+    const float* bias;
+    void* out;
+    uint32_t rows, stride, tiles;
 
-__device__ __forceinline__ void put_f16(const ProductArgs& args, const ProductMatrix& m, uint32_t row, int token, float value) {
+    __device__ __forceinline__ Sink(const ProductMatrix& m, int expert)
+        : bias(m.bias ? m.bias + (size_t)expert * m.rows : nullptr), out(m.out), rows(m.rows), stride(m.out_stride), tiles(m.tiles) {}
+
+    __device__ __forceinline__ float bias_of(uint32_t row) const { return bias && row < rows ? bias[row] : 0.0f; }
+};
+
+__device__ __forceinline__ void put_f16(const ProductArgs& args, const Sink& sink, uint32_t row, int token, float value) {
     const __half h = __float2half_rn(value * args.store_scale);
-    __half* out = (__half*)m.out;
+    __half* out = (__half*)sink.out;
     if (args.store == STORE_RECORDS)
-        out[x_record_at(token, row, m.out_stride)] = h;
+        out[x_record_at(token, row, sink.stride)] = h;
     else
-        out[x_panel_at(token, row, m.out_stride)] = h;
+        out[x_panel_at(token, row, sink.stride)] = h;
 }
 
 // Stores the value of `row` for the output's row `token`. Rows up to the tile's end come here too; f16 outputs get zeros up to a
 // multiple of 64 columns, since the product that reads them reads whole steps.
-__device__ __forceinline__ void put(const ProductArgs& args, const ProductMatrix& m, uint32_t row, int token, float value) {
+__device__ __forceinline__ void put(const ProductArgs& args, const Sink& sink, uint32_t row, int token, float value) {
     if (args.store >= STORE_RECORDS) {
-        put_f16(args, m, row, token, value);
-        const uint32_t end = (m.rows + 63) / 64 * 64;
-        if (row / TILE_ROWS + 1 == m.tiles)
-            for (uint32_t pad = row + TILE_ROWS; pad < end; pad += TILE_ROWS) put_f16(args, m, pad, token, 0.0f);
+        put_f16(args, sink, row, token, row < sink.rows ? value : 0.0f);
+        if (row / TILE_ROWS + 1 == sink.tiles)
+            for (uint32_t pad = row + TILE_ROWS; pad < (sink.rows + 63) / 64 * 64; pad += TILE_ROWS) put_f16(args, sink, pad, token, 0.0f);
         return;
     }
-    if (row >= m.rows) return;
-    float* out = (float*)m.out + (size_t)token * m.out_stride + row;
-    *out = args.store == STORE_ADD ? *out + value : value;
+    if (row >= sink.rows) return;
+    float* out = (float*)sink.out + (size_t)token * sink.stride + row;
+    // One addend for each element and launch: the order is no question, and nobody waits for the old value.
+    if (args.store == STORE_ADD)
+        atomicAdd(out, value);
+    else
+        *out = value;
 }
 
-// One sum of a launch without a pair.
-__device__ __forceinline__ void finish(const ProductArgs& args, const ProductMatrix& m, int expert, uint32_t row, int token, float sum) {
-    float value = with_bias(args, m, expert, row, sum);
-    if (args.act == ACT_GELU_ALONE) value = gelu(value);
-    put(args, m, row, token, value);
+// One sum of a launch without a pair; `bias` is that of the row.
+__device__ __forceinline__ void finish(const ProductArgs& args, const Sink& sink, uint32_t row, int token, float sum, float bias) {
+    const float value = fmaf(sum, args.out_scale, bias);
+    put(args, sink, row, token, args.act == ACT_GELU_ALONE ? gelu(value) : value);
 }
 
-// The two sums of a pair; the output is that of gate.
-__device__ __forceinline__ void finish_pair(const ProductArgs& args, int expert, uint32_t row, int token, float gate, float up) {
-    const float g = with_bias(args, args.matrix[0], expert, row, gate);
-    const float u = with_bias(args, args.matrix[1], expert, row, up);
-    put(args, args.matrix[0], row, token, row < args.matrix[0].rows ? activate(args, g, u) : 0.0f);
+// The two sums of a pair.
+__device__ __forceinline__ void finish_pair(const ProductArgs& args, const Sink& sink, uint32_t row, int token, const float sum[2], const float bias[2]) {
+    put(args, sink, row, token, activate(args, fmaf(sum[0], args.out_scale, bias[0]), fmaf(sum[1], args.out_scale, bias[1])));
 }
 
 // The matrix that a unit belongs to.

@@ -42,6 +42,9 @@ extern "C" __global__ void product_small_wide(const __grid_constant__ ProductArg
 extern "C" __global__ void product_small_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_split(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_split_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_split_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_pair(const __grid_constant__ ProductArgs args);
@@ -132,13 +135,13 @@ struct Plan {
     ProductArgs args;
 };
 
-enum class Path { small, wide, batch, prefill, prefill_wide };
+enum class Path { small, wide, batch, split, split_wide, prefill, prefill_wide };
 
 inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
     const bool prefill = path == Path::prefill || path == Path::prefill_wide;
     const int per_unit = path == Path::small || (path == Path::wide && pair) ? 1 : path == Path::wide ? 2 : path == Path::batch && pair ? 4
-                         : path == Path::prefill_wide && !pair ? 16 : 8;
+                         : (path == Path::prefill_wide || path == Path::split_wide) && !pair ? 16 : 8;
     uint32_t units = 0;
     bool f16 = false;
     args.slot_bytes = 0;
@@ -151,7 +154,8 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     }
     args.units = units;
     Plan p = {};
-    const int tiles = pair || path == Path::wide || path == Path::prefill_wide ? 2 : 1, rows = std::min<int>(args.tokens, 64);
+    const int tiles = pair || path == Path::wide || path == Path::split_wide || path == Path::prefill_wide ? 2 : 1;
+    const int rows = std::min<int>((args.tokens + 7) / 8 * 8, 64);
     if (path == Path::small || path == Path::wide) {
         const size_t stage = 8 * ((size_t)tiles * args.slot_bytes + 512 * args.tokens);
         args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, 100 * 1024 / stage));
@@ -167,6 +171,12 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
         p.kernel = pair ? product_batch_pair : product_batch;
         p.block = 256, p.shared = std::max<size_t>(args.stages * stage, 16384);
         p.grid = dim3(units, items ? items : (args.tokens + 63) / 64);
+    } else if (!prefill) {
+        const size_t stage = 8 * tiles * (size_t)args.slot_bytes + 512 * rows;
+        args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, (tiles == 1 ? 110 : 220) * 1024 / stage));
+        p.kernel = pair ? product_split_pair : path == Path::split_wide ? product_split_wide : product_split;
+        p.block = 256, p.shared = std::max<size_t>(args.stages * stage, tiles * 32768);
+        p.grid = dim3(8 * units, items ? items : (args.tokens + 63) / 64);
     } else {
         args.weight_stages = f16 ? 4 : 2;
         const size_t weights = args.weight_stages * 8 * tiles * (size_t)args.slot_bytes;

@@ -94,6 +94,12 @@ static bool has_prefill() {
     return major == 9;
 }
 
+static bool has_clusters() {
+    int major = 0;
+    CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    return major >= 9;
+}
+
 // All paths and counts of rows of one matrix.
 static void check_rows(const Case& c) {
     const int most = 200;
@@ -104,8 +110,10 @@ static void check_rows(const Case& c) {
     std::vector<uint32_t> first;
     double worst = 0;
     const struct { int tokens; Path path; } runs[] = {{64, Path::batch}, {1, Path::small}, {2, Path::wide}, {5, Path::small}, {7, Path::wide}, {8, Path::wide},
-                                                       {8, Path::batch}, {9, Path::batch}, {33, Path::batch}, {130, Path::batch}};
+                                                       {8, Path::batch}, {9, Path::batch}, {33, Path::batch}, {130, Path::batch},
+                                                       {1, Path::split}, {16, Path::split}, {33, Path::split_wide}, {64, Path::split}, {130, Path::split_wide}};
     for (const auto& r : runs) {
+        if (r.path >= Path::split && !has_clusters()) continue;
         std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, r.tokens + 3, 2));
         y.fill(0xff);
         ProductArgs a = arguments(c.cols, r.tokens, px->data, r.tokens + 3);
@@ -166,7 +174,7 @@ static void check_fusions() {
             bias.emplace_back(new Buffer<float>(std::vector<float>(cases[i].rows, 0.5f)));
             a.matrix[i] = m[i]->m, a.matrix[i].out = out[i]->data, a.matrix[i].out_stride = cases[i].rows, a.matrix[i].bias = bias[i]->data;
         }
-        run(plan_for(a, path, 0));
+        run(plan_for(a, count == 70 && has_clusters() ? Path::split : path, 0));
         for (int i = 0; i < 3; ++i) {
             auto want = m[i]->times(x, count, cols);
             for (auto& v : want) v += 1.5;
@@ -187,7 +195,7 @@ static void check_fusions() {
                 ProductArgs a = arguments(cols, count, px->data, stride);
                 a.matrices = 2, a.act = act, a.alpha = 1.702f, a.limit = 7.0f, a.store_scale = 0.0625f;
                 a.matrix[0] = gate.m, a.matrix[1] = up.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = one.rows;
-                const Path path = prefill ? Path::prefill : count <= 8 ? Path::small : Path::batch;
+                const Path path = prefill ? Path::prefill : count <= 8 ? Path::small : count == 33 && has_clusters() ? Path::split : Path::batch;
                 run(plan_for(a, path, 0));
                 const auto got = y.get();
                 a.store = prefill ? STORE_PANELS : STORE_RECORDS, a.matrix[0].out = h.data, a.matrix[0].out_stride = stride;
@@ -227,7 +235,7 @@ static void check_experts() {
     const std::vector<uint32_t> count = {3};
     Buffer<ProductItem> device_items(items);
     Buffer<uint32_t> device_count(count);
-    for (int path = 0; path < 3; ++path) {
+    for (int path = 0; path < (has_clusters() ? 5 : 3); ++path) {
         std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, tokens, stack.cols, tokens, 2));
         Buffer<float> y((size_t)tokens * rows);
         y.fill(0);

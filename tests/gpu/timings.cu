@@ -73,20 +73,17 @@ struct Setup {
 void time_decode() {
     std::printf("\nDecode: microseconds a call and GB/s of weights, best of the stages tried (which)\n");
     for (const Shape& s : SHAPES)
-        for (int tokens : {1, 2, 4, 8, 16, 32, 64}) {
-            if (tokens == 2 || tokens == 4 || tokens == 32) {
-                if (s.type != 12) continue;
-            }
+        for (int tokens : {1, 8, 16, 64}) {
             const Setup setup(s, tokens);
             const int calls = (int)std::max<size_t>(setup.copies, std::min<size_t>(64, (1u << 30) / setup.bytes));
             std::string line;
-            for (Path path : {Path::small, Path::wide, Path::batch}) {
-                if (tokens > 8 && path != Path::batch) continue;
-                if (tokens < 8 && path == Path::batch) continue;
-                if (s.pair && path == Path::wide) continue;
+            for (Path path : {Path::small, Path::wide, Path::split, Path::split_wide}) {
+                if (tokens > 8 && path < Path::split) continue;
+                if (tokens < 8 && path >= Path::split) continue;
+                if (s.pair && (path == Path::wide || path == Path::split_wide)) continue;
                 double best = 1e30, apart = 0;
                 int which = 0;
-                for (int stages : {2, 3, 4, 6}) {
+                for (int stages : {2, 3, 4}) {
                     ProductArgs a = setup.copy(0);
                     const Plan p = plan_for(a, path, 0, 2);
                     if (p.shared / 2 * stages > 205 * 1024) continue;
@@ -95,7 +92,7 @@ void time_decode() {
                 }
                 char text[160];
                 std::snprintf(text, sizeof text, "  %s %8.2f us %5.0f GB/s (%d; apart %.2f)",
-                              path == Path::small ? "small" : path == Path::wide ? "wide " : "batch", best, setup.bytes / best / 1e3, which, apart);
+                              path == Path::small ? "small" : path == Path::wide ? "wide " : path == Path::split ? "split" : "split wide", best, setup.bytes / best / 1e3, which, apart);
                 line += text;
             }
             std::printf("%-22s %3d %s\n", s.model, tokens, line.c_str());
