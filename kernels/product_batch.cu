@@ -99,9 +99,8 @@ __device__ __forceinline__ void multiply(const Record<K>&, const uint8_t* weight
     // The lane's columns of token g; rows past the last token hold anything, and go to columns of the sum that nobody reads.
     const int swap = (item.x_row + g) & 1;
     const uint8_t *even = x + g * 512 + ((2 * t) ^ swap) * 16, *odd = x + g * 512 + ((2 * t + 1) ^ swap) * 16;
-#pragma unroll
-    for (int n = 0; n < 4; ++n) {
-        if (n >= steps) break;
+#pragma unroll 1
+    for (int n = 0; n < steps; ++n) {
         uint32_t a[4][4];
         record.step(n, a);
 #pragma unroll

@@ -41,7 +41,8 @@ __device__ __forceinline__ uint2 look_up_iq4(uint32_t w) {
     return make_uint2(__byte_perm(lo0, hi0, pick), __byte_perm(lo1, hi1, pick >> 16));
 }
 
-// One record as one lane sees it. `open` reads the scales, `step` a step's weights; memory may be shared or global.
+// One record as one lane sees it; memory may be shared or global. A step reads what it needs of scales and high bits, so that a
+// loop over steps need not be unrolled: the kernels are long, and instructions that are not in the cache cost more than loads.
 template <uint32_t K>
 struct Record {
     static constexpr Planes P = planes(K);
@@ -49,9 +50,8 @@ struct Record {
     const uint8_t* low_bits;  // of step 0; a kernel that keeps steps elsewhere moves it
     uint32_t stride = P.step; // from step to step
     int lane;
-    uint32_t s[P.scales == 512 ? 8 : 4];
     uint32_t d[2];
-    uint32_t high[4];
+    uint32_t high;            // one high bit of each of a step's weights
 
     __device__ __forceinline__ static void load16(uint32_t* to, const uint8_t* from) {
         const uint4 v = *reinterpret_cast<const uint4*>(from);
@@ -63,61 +63,58 @@ struct Record {
         to[0] = v.x, to[1] = v.y;
     }
 
+    __device__ __forceinline__ static uint32_t load4(const uint8_t* from) { return *reinterpret_cast<const uint32_t*>(from); }
+    __device__ __forceinline__ static uint32_t load2(const uint8_t* from) { return *reinterpret_cast<const uint16_t*>(from); }
+
     __device__ __forceinline__ void open(const uint8_t* record, int of_lane) {
         base = record, low_bits = record + P.steps_at(), lane = of_lane;
-        const int g = lane >> 2, block = (lane >> 2) * 2 + ((lane & 3) >> 1);
-        if constexpr (K == KIND_Q4_1 || K == KIND_Q5_1) {
-            load16(s, base + block * 32);
-            load16(s + 4, base + block * 32 + 16);
-        } else if constexpr (K == KIND_MXFP4) {
-            load8(s, base + block * 8);
-        } else if constexpr (K == KIND_Q2_K || K == KIND_Q3_K || K == KIND_Q6_K) {
-            load8(s, base + lane * 8);
-        } else if constexpr (K != KIND_F16) {
-            load16(s, base + block * 16);
-        }
-        if constexpr (P.d == 64) load8(d, base + P.d_at() + g * 8);
-        if constexpr (P.d == 32) d[0] = *reinterpret_cast<const uint32_t*>(base + P.d_at() + g * 4);
-        if constexpr (P.high1 != 0) load16(high, base + P.high1_at() + lane * 16);
+        if constexpr (P.d == 64) load8(d, base + P.d_at() + (lane >> 2) * 8);
+        if constexpr (P.d == 32) d[0] = load4(base + P.d_at() + (lane >> 2) * 4);
     }
 
     // Scale and offset of rows g and g + 8 for step n: weight = q * scale[r] - minus[r].
     __device__ __forceinline__ void scales(int n, __half2 scale[2], __half2 minus[2]) const {
+        const int block = (lane >> 2) * 2 + ((lane & 3) >> 1);
         if constexpr (K == KIND_Q4_1 || K == KIND_Q5_1) {
+            uint32_t s[2];
+            load8(s, base + block * 32 + n * 8);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                scale[r] = __low2half2(as_half2(s[2 * n + r]));
-                minus[r] = __high2half2(as_half2(s[2 * n + r] ^ 0x80000000u));
+                scale[r] = __low2half2(as_half2(s[r]));
+                minus[r] = __high2half2(as_half2(s[r] ^ 0x80000000u));
             }
         } else if constexpr (K == KIND_Q4_K || K == KIND_Q5_K) {
+            const uint32_t s = load4(base + block * 16 + n * 4);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                const __half2 sm = low_int(__byte_perm(s[n], 0x64646464u, r ? 0x4342 : 0x4140), 0);
+                const __half2 sm = low_int(__byte_perm(s, 0x64646464u, r ? 0x4342 : 0x4140), 0);
                 const __half2 dm = __hmul2_rn(sm, as_half2(d[r]));
                 scale[r] = __low2half2(dm), minus[r] = __high2half2(dm);
             }
         } else if constexpr (K == KIND_Q2_K) {
+            const uint32_t s = load2(base + lane * 8 + n * 2);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                const uint32_t both = __byte_perm(s[n >> 1], 0, r ? ((n & 1) ? 0x4343 : 0x4141) : ((n & 1) ? 0x4242 : 0x4040));
+                const uint32_t both = __byte_perm(s, 0, r ? 0x4141 : 0x4040);
                 const __half2 sm = __hfma2(as_half2(under_magic<0x00f0000fu>(both)), as_half2(0x2c003c00u), as_half2(0xd400e400u));
                 const __half2 dm = __hmul2_rn(sm, as_half2(d[r]));
                 scale[r] = __low2half2(dm), minus[r] = __high2half2(dm);
             }
         } else if constexpr (K == KIND_Q3_K || K == KIND_Q6_K) {
-            const __half2 sc = low_int(__byte_perm(s[n >> 1], 0x64646464u, (n & 1) ? 0x4342 : 0x4140), 128);
+            const __half2 sc = low_int(__byte_perm(load2(base + lane * 8 + n * 2), 0x64646464u, 0x4140), 128);
             const __half2 ds = __hmul2_rn(sc, as_half2(d[0]));
             scale[0] = __low2half2(ds), scale[1] = __high2half2(ds);
         } else if constexpr (K == KIND_MXFP4) {
-            const uint32_t e = __byte_perm(s[n >> 1], 0, (n & 1) ? 0x3424 : 0x1404) << 2;
+            const uint32_t e = __byte_perm(load2(base + block * 8 + n * 2), 0, 0x1404) << 2;
             scale[0] = __low2half2(as_half2(e)), scale[1] = __high2half2(as_half2(e));
         } else if constexpr (K != KIND_F16) {
-            scale[0] = __low2half2(as_half2(s[n])), scale[1] = __high2half2(as_half2(s[n]));
+            const uint32_t s = load4(base + block * 16 + n * 4);
+            scale[0] = __low2half2(as_half2(s)), scale[1] = __high2half2(as_half2(s));
         }
     }
 
-    // The integers of fragment ks of step n, without scale.
-    __device__ __forceinline__ void integers(int n, int ks, const uint32_t* low, const uint32_t* high2, __half2 q[4]) const {
+    // The integers of fragment ks of a step, without scale.
+    __device__ __forceinline__ void integers(int ks, const uint32_t* low, const uint32_t* high2, __half2 q[4]) const {
         if constexpr (K == KIND_Q8_0) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
@@ -137,7 +134,7 @@ struct Record {
             for (int j = 0; j < 4; ++j) {
                 const int r = (ks & 1) * 4 + j;
                 uint32_t bits = under_magic<0x00030003u>(shift(high2[ks >> 1], 2 * r));
-                if constexpr (K == KIND_Q3_K) bits |= shift(high[n], ks * 4 + j - 2) & 0x00040004u;
+                if constexpr (K == KIND_Q3_K) bits |= shift(high, ks * 4 + j - 2) & 0x00040004u;
                 q[j] = low_int(bits, K == KIND_Q3_K ? 4 : 0);
             }
         } else {  // nibbles, with up to two high bits: even registers at bit 0, odd ones at bit 4
@@ -149,16 +146,16 @@ struct Record {
             for (int j = 0; j < 4; ++j) {
                 const int at = (j & 1) * 4;
                 uint32_t bits = (j & 1) ? under_magic<0x00f000f0u>(w[j >> 1]) : under_magic<0x000f000fu>(w[j >> 1]);
-                if constexpr (HIGH == 1) bits |= shift(high[n], ks * 4 + j - 4 - at) & (0x00100010u << at);
+                if constexpr (HIGH == 1) bits |= shift(high, ks * 4 + j - 4 - at) & (0x00100010u << at);
                 if constexpr (HIGH == 2) bits |= shift(high2[ks >> 1], 2 * ((ks & 1) * 4 + j) - 4 - at) & (0x00300030u << at);
                 q[j] = (j & 1) ? high_int(bits, MINUS) : low_int(bits, BIAS);
             }
         }
     }
 
-    // COUNT fragments of step n from FROM on; n is a constant once unrolled.
+    // COUNT fragments of step n from FROM on.
     template <int FROM, int COUNT>
-    __device__ __forceinline__ void fragments(int n, uint32_t (*a)[4]) const {
+    __device__ __forceinline__ void fragments(int n, uint32_t (*a)[4]) {
         if constexpr (K == KIND_F16) {
 #pragma unroll
             for (int ks = FROM; ks < FROM + COUNT; ++ks) load16(a[ks - FROM], low_bits + n * stride + ks * 512 + lane * 16);
@@ -167,13 +164,14 @@ struct Record {
             if constexpr (P.step != 0 && (P.step == 512 || FROM < 2)) load16(low, low_bits + n * P.step + lane * 16);
             if constexpr (P.step == 1024 && FROM + COUNT > 2) load16(low + 4, low_bits + n * P.step + 512 + lane * 16);
             if constexpr (P.high2 != 0) load8(high2, base + P.high2_at() + (n >> 1) * 512 + lane * 16 + (n & 1) * 8);
+            if constexpr (P.high1 != 0) high = load4(base + P.high1_at() + lane * 16 + n * 4);
             __half2 scale[2], minus[2];
             scales(n, scale, minus);
             constexpr bool AFFINE = K == KIND_Q4_1 || K == KIND_Q5_1 || K == KIND_Q4_K || K == KIND_Q5_K || K == KIND_Q2_K;
 #pragma unroll
             for (int ks = FROM; ks < FROM + COUNT; ++ks) {
                 __half2 q[4];
-                integers(n, ks, low, high2, q);
+                integers(ks, low, high2, q);
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     if constexpr (AFFINE)
@@ -185,7 +183,7 @@ struct Record {
         }
     }
 
-    __device__ __forceinline__ void step(int n, uint32_t a[4][4]) const { fragments<0, 4>(n, a); }
+    __device__ __forceinline__ void step(int n, uint32_t a[4][4]) { fragments<0, 4>(n, a); }
 };
 
 // Calls f with a Record of the kind; false for a number that is no kind.

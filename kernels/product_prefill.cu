@@ -6,7 +6,7 @@
 //   product_prefill_pair  gate and up with their activation, a unit is 8 tiles of each
 //
 // Launch: block 384; grid (items, or without items ceil(tokens / 128); units); dynamic shared memory 1024 + stages * 16384 +
-// weight_stages * 8 * T * slot_bytes, T = 1, 2, 2; stages 2..8; weight_stages 2..8, for F16 better 4. x: panels. An item has at most
+// weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, and at least 1024 + T * 81920; stages 2..8; weight_stages 2..8, for F16 better 4. x: panels. An item has at most
 // 128 rows and starts at a multiple of 8.
 //
 // Two warpgroups of 64 T rows each take weights as A from registers, dequantised there, so they never pass through shared memory
@@ -26,6 +26,7 @@
 namespace {
 
 constexpr int WARPS = 8, TOKENS = 128, MAX_STAGES = 8, X_BYTES = TOKENS * 128;
+constexpr int ROW = 20;  // floats from token to token of a tile of sums: 16 rows, and room to keep off each other's banks
 
 // d += a b, 64 x 16 by 16 x 128; a from registers, b at `descriptor`: rows of 128 bytes in the 128-byte swizzle.
 __device__ __forceinline__ void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t descriptor) {
@@ -132,7 +133,7 @@ __device__ void produce(const Prompt<T, PAIR>& p) {
 
 // Half a step: 32 columns of this warp's T tiles become fragments, and are multiplied while the next are made.
 template <int HALF, int T, uint32_t K>
-__device__ __forceinline__ void half_step(const Record<K> (&record)[T], int n, uint64_t descriptor, float (&acc)[T][64]) {
+__device__ __forceinline__ void half_step(Record<K> (&record)[T], int n, uint64_t descriptor, float (&acc)[T][64]) {
     uint32_t a[T][2][4];
 #pragma unroll
     for (int i = 0; i < T; ++i) record[i].template fragments<2 * HALF, 2>(n, a[i]);
@@ -157,24 +158,58 @@ __device__ __forceinline__ void consume(const Prompt<T, PAIR>& p, const Record<K
         barrier_wait(&p.weights_full[weight_slot], weight_parity);
 #pragma unroll
         for (int i = 0; i < T; ++i) record[i].open(p.weights(weight_slot, i) + warp * p.bytes(piece), lane);
-#pragma unroll
-        for (int n = 0; n < STEPS; ++n) {
-            if (STEPS * piece + n < p.steps) {
-                barrier_wait(&p.full[slot], parity);
-                const uint32_t x = shared_address(p.x0 + slot * X_BYTES);
-                const uint64_t descriptor = (uint64_t)((x & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
-                half_step<0>(record, n, descriptor, acc);
-                if (before >= 0 && lane == 0) barrier_arrive(&p.empty[before]);
-                half_step<1>(record, n, descriptor, acc);
-                before = slot;
-                if (++slot == stages) slot = 0, parity ^= 1;
-            }
+        const int steps = min(STEPS, p.steps - STEPS * piece);
+#pragma unroll 1
+        for (int n = 0; n < steps; ++n) {
+            barrier_wait(&p.full[slot], parity);
+            const uint32_t x = shared_address(p.x0 + slot * X_BYTES);
+            const uint64_t descriptor = (uint64_t)((x & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+            half_step<0>(record, n, descriptor, acc);
+            if (before >= 0 && lane == 0) barrier_arrive(&p.empty[before]);
+            half_step<1>(record, n, descriptor, acc);
+            before = slot;
+            if (++slot == stages) slot = 0, parity ^= 1;
         }
         __syncwarp();
         if (lane == 0) barrier_arrive(&p.weights_empty[weight_slot]);
         if (++weight_slot == weight_stages) weight_slot = 0, weight_parity ^= 1;
     }
     wgmma_wait<0>();
+}
+
+// Stores this warp's sums. They pass through shared memory, so that the code that finishes one is there once and not 64 times:
+// it would come from afar, to be run a single time.
+template <int T, bool PAIR>
+__device__ __forceinline__ void store(const Prompt<T, PAIR>& p, float* mine, int warp, int lane, float (&acc)[T][64]) {
+    asm volatile("bar.sync 1, 256;" ::: "memory");  // the other warps may still read the ring
+#pragma unroll
+    for (int i = 0; i < T; ++i)
+#pragma unroll
+        for (int j = 0; j < 64; ++j)
+            mine[(i * TOKENS + (j / 4) * 8 + 2 * (lane & 3) + (j & 1)) * ROW + (lane >> 2) + 8 * ((j >> 1) & 1)] = acc[i][j];
+    __syncwarp();
+    const Sink sink(p.matrix(0), p.item.expert), up(p.matrix(T - 1), p.item.expert);
+    const int row4 = (lane & 3) * 4;
+#pragma unroll 1
+    for (int i = 0; i < (PAIR ? 1 : T); ++i) {
+        const uint32_t row = p.tile(warp, i) * TILE_ROWS + row4;
+        if (p.tile(warp, i) >= sink.tiles) break;
+        float bias[4][2];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) bias[r][0] = sink.bias_of(row + r), bias[r][1] = PAIR ? up.bias_of(row + r) : 0.0f;
+#pragma unroll 1
+        for (int token = lane >> 2; token < p.item.count; token += 8) {
+            const float4 a = *reinterpret_cast<const float4*>(mine + (i * TOKENS + token) * ROW + row4);
+            const float4 b = PAIR ? *reinterpret_cast<const float4*>(mine + (TOKENS + token) * ROW + row4) : a;
+            const float sums[4][2] = {{a.x, b.x}, {a.y, b.y}, {a.z, b.z}, {a.w, b.w}};
+#pragma unroll
+            for (int r = 0; r < 4; ++r)
+                if (PAIR)
+                    finish_pair(p.args, sink, row + r, p.item.out_row + token, sums[r], bias[r]);
+                else
+                    finish(p.args, sink, row + r, p.item.out_row + token, sums[r][0], bias[r][0]);
+        }
+    }
 }
 
 template <int T, bool PAIR>
@@ -210,25 +245,7 @@ __device__ __forceinline__ void product_prefill_body(const ProductArgs& args) {
     with_kind(p.matrix(0).kind, [&](auto record) { consume<T, PAIR>(p, record, warp, lane, acc); });
     if (!args.items) wait_for_predecessor();
 
-    const Sink sink(p.matrix(0), item.expert), up(p.matrix(T - 1), item.expert);
-#pragma unroll
-    for (int i = 0; i < (PAIR ? 1 : T); ++i) {
-        const uint32_t first = p.tile(warp, i) * TILE_ROWS + (lane >> 2);
-        if (p.tile(warp, i) >= sink.tiles) continue;
-        float bias[2][2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) bias[h][0] = sink.bias_of(first + 8 * h), bias[h][1] = PAIR ? up.bias_of(first + 8 * h) : 0.0f;
-#pragma unroll
-        for (int j = 0; j < 64; ++j) {
-            const int token = (j / 4) * 8 + 2 * (lane & 3) + (j & 1), h = (j >> 1) & 1;
-            if (token >= item.count) continue;
-            const float sum[2] = {acc[i][j], acc[T - 1][j]};
-            if (PAIR)
-                finish_pair(args, sink, first + 8 * h, item.out_row + token, sum, bias[h]);
-            else
-                finish(args, sink, first + 8 * h, item.out_row + token, sum[0], bias[h][0]);
-        }
-    }
+    store<T, PAIR>(p, reinterpret_cast<float*>(base) + warp * T * TOKENS * ROW, warp, lane, acc);
 }
 
 }  // namespace

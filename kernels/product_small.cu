@@ -1,11 +1,11 @@
-// y = W x for 1 to 8 rows of activations, limited by the memory that holds W.
+// y = W x for 1 to 8 rows of activations a block, limited by the memory that holds W.
 //
 //   product_small       any matrices, a unit is 1 tile of 16 rows          (1 row of activations)
 //   product_small_wide  any matrices, a unit is 2 tiles                    (2..8 rows: x is fetched half as often)
 //   product_small_pair  gate and up with their activation, a unit is 1 tile of each
 //
-// Launch: block 256; grid (min(units, blocks that fit the card at once), items or 1); dynamic shared memory
-// 8 * stages * (T * slot_bytes + 512 * tokens), T = 1, 2, 2; stages 2..8; slot_bytes counts F16 as 0. Any number of units a block. x: records.
+// Launch: block 256; grid (min(units, blocks that fit the card at once), items, or without items ceil(tokens / 8)); dynamic
+// shared memory 8 * stages * (T * slot_bytes + 512 * min(tokens, 8)), T = 1, 2, 2; stages 2..8; slot_bytes counts F16 as 0. Any number of units a block. x: records.
 //
 // A block's 8 warps take an eighth of the columns each (whole records) and stream records and activations through a ring of
 // their own. The 8 sums are then added in order of the columns. What is summed in which order depends on the number of columns
@@ -136,9 +136,8 @@ struct Small {
                 const uint32_t tile = tile_of(m, unit, i);
                 record.low_bits = piece(m, tile, 4 * r, m.piece_bytes), record.stride = block_tiles(m.tiles, tile) * m.piece_bytes;
             }
-#pragma unroll
-            for (int n = 0; n < 4; ++n) {
-                if (n >= steps) break;
+#pragma unroll 2
+            for (int n = 0; n < steps; ++n) {
                 const uint4 b0 = *reinterpret_cast<const uint4*>(x + ((8 * n + 2 * t) ^ odd) * 16);
                 const uint4 b1 = *reinterpret_cast<const uint4*>(x + ((8 * n + 2 * t + 1) ^ odd) * 16);
                 uint32_t a[4][4];
@@ -178,13 +177,13 @@ __device__ __forceinline__ void product_small_body(const ProductArgs& args) {
     __syncwarp();
     dependents_may_start();
 
-    ProductItem item = {0, 0, 0, (int)args.tokens};
+    ProductItem item = {0, (int)blockIdx.y * 8, (int)blockIdx.y * 8, min(8, (int)args.tokens - (int)blockIdx.y * 8)};
     if (args.items) {
         wait_for_predecessor();
         if (args.item_count && blockIdx.y >= *args.item_count) return;
         item = args.items[blockIdx.y];
     }
-    const int records = records_of(args.cols), slot = T * args.slot_bytes + args.tokens * 512;
+    const int records = records_of(args.cols), slot = T * args.slot_bytes + min(8, (int)args.tokens) * 512;
     Ring ring = {shared + (size_t)warp * args.stages * slot, full[warp], slot, (int)args.stages};
     const int first = warp * records / CHUNKS, last = (warp + 1) * records / CHUNKS;
     Small<T, PAIR> small = {args, item, ring, lane, records, first, last, blockIdx.x};
@@ -223,6 +222,6 @@ __device__ __forceinline__ void product_small_body(const ProductArgs& args) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256, 4) product_small(const __grid_constant__ ProductArgs args) { product_small_body<1, false>(args); }
+extern "C" __global__ void __launch_bounds__(256, 3) product_small(const __grid_constant__ ProductArgs args) { product_small_body<1, false>(args); }
 extern "C" __global__ void __launch_bounds__(256, 3) product_small_wide(const __grid_constant__ ProductArgs args) { product_small_body<2, false>(args); }
-extern "C" __global__ void __launch_bounds__(256, 3) product_small_pair(const __grid_constant__ ProductArgs args) { product_small_body<2, true>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) product_small_pair(const __grid_constant__ ProductArgs args) { product_small_body<2, true>(args); }

@@ -111,9 +111,8 @@ __device__ __forceinline__ void multiply(const Split<T, PAIR>& b, const Record<K
     // The lane's columns of token g; rows past the last token hold anything, and go to columns of the sum that nobody reads.
     const int swap = (b.item.x_row + g) & 1;
     const uint8_t *even = x + g * 512 + ((2 * t) ^ swap) * 16, *odd = x + g * 512 + ((2 * t + 1) ^ swap) * 16;
-#pragma unroll
-    for (int n = 0; n < 4; ++n) {
-        if (n >= steps) break;
+#pragma unroll 1
+    for (int n = 0; n < steps; ++n) {
         uint32_t a[T][4][4];
 #pragma unroll
         for (int i = 0; i < T; ++i) record[i].step(n, a[i]);

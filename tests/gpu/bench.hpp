@@ -157,14 +157,14 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     const int tiles = pair || path == Path::wide || path == Path::split_wide || path == Path::prefill_wide ? 2 : 1;
     const int rows = std::min<int>((args.tokens + 7) / 8 * 8, 64);
     if (path == Path::small || path == Path::wide) {
-        const size_t stage = 8 * ((size_t)tiles * args.slot_bytes + 512 * args.tokens);
+        const size_t stage = 8 * ((size_t)tiles * args.slot_bytes + 512 * std::min<int>(args.tokens, 8));
         args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, 100 * 1024 / stage));
         p.kernel = pair ? product_small_pair : path == Path::wide ? product_small_wide : product_small;
         p.block = 256, p.shared = args.stages * stage;
         CHECK(cudaFuncSetAttribute(p.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)p.shared));
         int blocks = 0;
         CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, p.kernel, p.block, p.shared));
-        p.grid = dim3(std::min<int>(units, std::max(1, blocks) * multiprocessors()), items ? items : 1);
+        p.grid = dim3(std::min<int>(units, std::max(1, blocks) * multiprocessors()), items ? items : (args.tokens + 7) / 8);
     } else if (path == Path::batch) {
         const size_t stage = 8 * (size_t)args.slot_bytes + 512 * rows;
         args.stages = stages ? stages : std::max<int>(2, std::min<int>(4, 200 * 1024 / stage));
@@ -182,7 +182,7 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
         const size_t weights = args.weight_stages * 8 * tiles * (size_t)args.slot_bytes;
         args.stages = stages ? stages : std::min<int>(8, (226 * 1024 - weights - 1024) / 16384);
         p.kernel = pair ? product_prefill_pair : path == Path::prefill_wide ? product_prefill_wide : product_prefill;
-        p.block = 384, p.shared = 1024 + args.stages * 16384 + weights;
+        p.block = 384, p.shared = 1024 + std::max<size_t>(args.stages * 16384 + weights, tiles * 81920);
         p.grid = dim3(items ? items : (args.tokens + 127) / 128, units);
     }
     p.args = args;

@@ -111,7 +111,7 @@ static void check_rows(const Case& c) {
     double worst = 0;
     const struct { int tokens; Path path; } runs[] = {{64, Path::batch}, {1, Path::small}, {2, Path::wide}, {5, Path::small}, {7, Path::wide}, {8, Path::wide},
                                                        {8, Path::batch}, {9, Path::batch}, {33, Path::batch}, {130, Path::batch},
-                                                       {1, Path::split}, {16, Path::split}, {33, Path::split_wide}, {64, Path::split}, {130, Path::split_wide}};
+                                                       {13, Path::small}, {20, Path::wide}, {1, Path::split}, {16, Path::split}, {33, Path::split_wide}, {64, Path::split}, {130, Path::split_wide}};
     for (const auto& r : runs) {
         if (r.path >= Path::split && !has_clusters()) continue;
         std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, r.tokens + 3, 2));

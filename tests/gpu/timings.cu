@@ -77,9 +77,9 @@ void time_decode() {
             const Setup setup(s, tokens);
             const int calls = (int)std::max<size_t>(setup.copies, std::min<size_t>(64, (1u << 30) / setup.bytes));
             std::string line;
-            for (Path path : {Path::small, Path::wide, Path::split, Path::split_wide}) {
-                if (tokens > 8 && path < Path::split) continue;
-                if (tokens < 8 && path >= Path::split) continue;
+            for (Path path : {Path::small, Path::wide, Path::batch, Path::split, Path::split_wide}) {
+                if (tokens > 16 && path <= Path::wide) continue;
+                if (tokens <= 8 && path >= Path::batch) continue;
                 if (s.pair && (path == Path::wide || path == Path::split_wide)) continue;
                 double best = 1e30, apart = 0;
                 int which = 0;
@@ -92,7 +92,7 @@ void time_decode() {
                 }
                 char text[160];
                 std::snprintf(text, sizeof text, "  %s %8.2f us %5.0f GB/s (%d; apart %.2f)",
-                              path == Path::small ? "small" : path == Path::wide ? "wide " : path == Path::split ? "split" : "split wide", best, setup.bytes / best / 1e3, which, apart);
+                              path == Path::small ? "small" : path == Path::wide ? "wide " : path == Path::batch ? "batch" : path == Path::split ? "split" : "split wide", best, setup.bytes / best / 1e3, which, apart);
                 line += text;
             }
             std::printf("%-22s %3d %s\n", s.model, tokens, line.c_str());
