@@ -10,8 +10,8 @@
 // product; the token's own key and value are taken from shared memory.
 #include "attend.cuh"
 
-constexpr int WARPS = 4;
-constexpr int MIN_SPLIT = 128, MAX_SPLITS = 32;
+constexpr int WARPS = 8;
+constexpr int MIN_SPLIT = 256, MAX_SPLITS = 32;
 
 __device__ __forceinline__ int split_tokens(int position) {
     int tokens = MIN_SPLIT;
@@ -240,7 +240,7 @@ __device__ __forceinline__ void rotate(const Attend& p, const Place& at, float* 
     }
 }
 
-// grid (splits, kv heads * ceil(group / 16), n), block 128, shared: 4 * min(group, 16) * (dim + 2) floats
+// grid (splits, kv heads * ceil(group / 16), n), block 256, shared: 8 * min(group, 16) * (dim + 2) floats
 template <int D, int TOKENS>
 __device__ __forceinline__ void attend_row(const Attend& p) {
     extern __shared__ float4 shared4[];

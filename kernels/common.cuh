@@ -71,6 +71,7 @@ struct KvView {
     int layer;
     int heads;
     int dim;
+    int ring;  // 1: the table's pages are used in turn; 0: it is as long as the sequence
 };
 
 constexpr int PAGE_TOKENS = 32;
@@ -78,7 +79,9 @@ constexpr int PAGE_TOKENS = 32;
 // Row 0 of the page that holds `position`: [dim] per token. which: 0 keys, 1 values.
 __device__ __forceinline__ __half* kv_page(const KvView& kv, int slot, int position, int which, int head) {
     const uint32_t* table = kv.tables + (size_t)slot * kv.table_stride;
-    uint32_t page = table[kv.table_offset + (position / PAGE_TOKENS) % table[kv.group]];
+    uint32_t index = position / PAGE_TOKENS;
+    if (kv.ring) index %= table[kv.group];
+    uint32_t page = table[kv.table_offset + index];
     size_t element = ((size_t)(kv.layer * 2 + which) * kv.heads + head) * PAGE_TOKENS * kv.dim;
     return (__half*)(kv.base + page * kv.page_bytes) + element;
 }

@@ -1,6 +1,6 @@
 // Activations as the products want them: an optional norm of f32 rows, then f16 records or panels, or f32.
 //
-//   prepare     launch: block 256; grid tokens; no dynamic shared memory.
+//   prepare     launch: block 512; grid tokens; no dynamic shared memory.
 //
 // One block makes one row, always in the same order, so a row does not depend on its neighbours. With `places` a row is written
 // `copies` times, to the rows places[token * copies + i]: that is how experts get theirs side by side.
@@ -26,7 +26,9 @@ struct PrepareArgs {
 
 namespace {
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 512;
+constexpr int PIECE = 8;   // columns that a thread writes at a time: 16 bytes of f16
+constexpr int KEPT = 4;    // pieces that a thread keeps in registers; of longer rows it reads the rest again
 
 // The sum over the block, the same in every thread and every launch.
 __device__ float block_sum(float x, float* shared) {
@@ -41,68 +43,118 @@ __device__ float block_sum(float x, float* shared) {
     return sum;
 }
 
-struct Row {
-    const PrepareArgs& args;
-    const float* x;
-    float mean, factor;
-
-    __device__ float at(uint32_t col) const {
-        if (col >= args.cols) return 0.0f;
-        float y = x[col];
-        if (args.norm != NORM_NONE) y = (y - mean) * factor * args.weight[col];
-        if (args.norm != NORM_NONE && args.bias) y += args.bias[col];
-        return y * args.scale;
-    }
-
-    __device__ uint32_t pair_at(uint32_t col) const {
-        const __half2 h = __floats2half2_rn(at(col), at(col + 1));
-        return *reinterpret_cast<const uint32_t*>(&h);
-    }
+struct Piece {
+    float x[PIECE];
 };
 
-__device__ Row measure(const PrepareArgs& args, const float* x, float* shared) {
-    Row row = {args, x, 0.0f, 1.0f};
-    if (args.norm == NORM_NONE) return row;
+// Columns col .. col + 8 of a row, zeros past its end. Rows are whole pairs of float4 where their length allows it.
+__device__ __forceinline__ Piece load_piece(const float* x, uint32_t col, uint32_t cols) {
+    Piece p;
+    if (col + PIECE <= cols && cols % 4 == 0) {
+        const float4 a = *reinterpret_cast<const float4*>(x + col), b = *reinterpret_cast<const float4*>(x + col + 4);
+        p = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    } else {
+#pragma unroll
+        for (int i = 0; i < PIECE; ++i) p.x[i] = col + i < cols ? x[col + i] : 0.0f;
+    }
+    return p;
+}
+
+__device__ __forceinline__ uint32_t pair_of_floats(float x, float y) {
+    const __half2 h = __floats2half2_rn(x, y);
+    return *reinterpret_cast<const uint32_t*>(&h);
+}
+
+// Where the piece at `col` of row `place` goes.
+__device__ __forceinline__ void store_piece(const PrepareArgs& args, int place, uint32_t col, const Piece& p) {
+    if (args.format == FORMAT_F32) {
+        float* out = (float*)args.out + (size_t)place * args.out_stride;
+        for (int i = 0; i < PIECE; ++i)
+            if (col + i < args.cols) out[col + i] = p.x[i];
+        return;
+    }
+    __half* out = (__half*)args.out;
+    if (args.format == FORMAT_RECORDS) {
+        *reinterpret_cast<uint4*>(out + x_record_at(place, col, args.out_stride)) =
+            make_uint4(pair_of_floats(p.x[0], p.x[1]), pair_of_floats(p.x[2], p.x[3]), pair_of_floats(p.x[4], p.x[5]), pair_of_floats(p.x[6], p.x[7]));
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < PIECE; i += 2)
+        *reinterpret_cast<uint32_t*>(out + x_panel_at(place, col + i, args.out_stride)) = pair_of_floats(p.x[i], p.x[i + 1]);
+}
+
+struct Moments {
+    float mean, factor;
+};
+
+template <class F>
+__device__ __forceinline__ void each_piece(const Piece* kept, const float* x, const PrepareArgs& args, F&& f) {
+    const uint32_t pieces = steps_of(args.cols) * (STEP_COLS / PIECE);
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+        const uint32_t piece = threadIdx.x + i * THREADS;
+        if (piece < pieces) f(i, piece * PIECE, kept[i]);
+    }
+    for (uint32_t piece = threadIdx.x + KEPT * THREADS; piece < pieces; piece += THREADS)
+        f(KEPT, piece * PIECE, load_piece(x, piece * PIECE, args.cols));
+}
+
+__device__ Moments measure(const PrepareArgs& args, const Piece* kept, const float* x, float* shared) {
+    Moments m = {0.0f, 1.0f};
+    if (args.norm == NORM_NONE) return m;
     if (args.norm == NORM_LAYER) {
         float sum = 0.0f;
-        for (uint32_t c = threadIdx.x; c < args.cols; c += THREADS) sum += x[c];
-        row.mean = block_sum(sum, shared) / args.cols;
+        each_piece(kept, x, args, [&](int, uint32_t, const Piece& p) {
+#pragma unroll
+            for (int i = 0; i < PIECE; ++i) sum += p.x[i];
+        });
+        m.mean = block_sum(sum, shared) / args.cols;
     }
     float squares = 0.0f;
-    for (uint32_t c = threadIdx.x; c < args.cols; c += THREADS) squares += (x[c] - row.mean) * (x[c] - row.mean);
-    row.factor = rsqrtf(block_sum(squares, shared) / args.cols + args.eps);
-    return row;
+    each_piece(kept, x, args, [&](int, uint32_t col, const Piece& p) {
+#pragma unroll
+        for (int i = 0; i < PIECE; ++i)
+            if (col + i < args.cols) squares = fmaf(p.x[i] - m.mean, p.x[i] - m.mean, squares);
+    });
+    m.factor = rsqrtf(block_sum(squares, shared) / args.cols + args.eps);
+    return m;
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256) prepare(const __grid_constant__ PrepareArgs args) {
+extern "C" __global__ void __launch_bounds__(THREADS) prepare(const __grid_constant__ PrepareArgs args) {
     __shared__ float shared[THREADS / 32];
     dependents_may_start();
+    const uint32_t token = blockIdx.x, pieces = steps_of(args.cols) * (STEP_COLS / PIECE);
+    // The norm's weights are there from the start: they come while the kernel before still runs.
+    Piece weight[KEPT];
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+        const uint32_t piece = threadIdx.x + i * THREADS;
+        if (args.norm != NORM_NONE && piece < pieces) weight[i] = load_piece(args.weight, piece * PIECE, args.cols);
+    }
     wait_for_predecessor();
-    const uint32_t token = blockIdx.x;
-    const Row row = measure(args, args.in + (size_t)token * args.in_stride, shared);
-    if (args.format == FORMAT_F32) {
-        float* out = (float*)args.out + (size_t)token * args.out_stride;
-        for (uint32_t c = threadIdx.x; c < args.cols; c += THREADS) out[c] = row.at(c);
-        return;
+    const float* x = args.in + (size_t)token * args.in_stride;
+    Piece kept[KEPT];
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+        const uint32_t piece = threadIdx.x + i * THREADS;
+        if (piece < pieces) kept[i] = load_piece(x, piece * PIECE, args.cols);
     }
-    __half* out = (__half*)args.out;
-    const uint32_t pieces = steps_of(args.cols) * 8;
-    for (uint32_t piece = threadIdx.x; piece < pieces; piece += THREADS) {
-        uint4 v;
-        const uint32_t col = piece * 8, step = piece / 8 * 64, chunk = piece % 8;
-        if (args.format == FORMAT_RECORDS) {
-            v = make_uint4(row.pair_at(col), row.pair_at(col + 2), row.pair_at(col + 4), row.pair_at(col + 6));
-        } else {
-            const uint32_t c = step + 4 * (chunk / 2) + 2 * (chunk % 2);
-            v = make_uint4(row.pair_at(c), row.pair_at(c + 16), row.pair_at(c + 32), row.pair_at(c + 48));
+    const Moments m = measure(args, kept, x, shared);
+    each_piece(kept, x, args, [&](int kept_at, uint32_t col, Piece p) {
+        if (args.norm != NORM_NONE) {
+            const Piece w = kept_at < KEPT ? weight[kept_at] : load_piece(args.weight, col, args.cols);
+#pragma unroll
+            for (int i = 0; i < PIECE; ++i) p.x[i] = col + i < args.cols ? (p.x[i] - m.mean) * m.factor * w.x[i] : 0.0f;
+            if (args.bias)
+                for (int i = 0; i < PIECE; ++i)
+                    if (col + i < args.cols) p.x[i] += args.bias[col + i];
         }
-        for (uint32_t i = 0; i < args.copies; ++i) {
-            const int place = args.places ? args.places[token * args.copies + i] : (int)token;
-            const size_t at = args.format == FORMAT_RECORDS ? x_record_at(place, col, args.out_stride)
-                                                            : x_panel_at(place, step + 4 * (chunk / 2) + 2 * (chunk % 2), args.out_stride);
-            *reinterpret_cast<uint4*>(out + at) = v;
-        }
-    }
+#pragma unroll
+        for (int i = 0; i < PIECE; ++i) p.x[i] *= args.scale;
+        for (uint32_t i = 0; i < args.copies; ++i)
+            store_piece(args, args.places ? args.places[token * args.copies + i] : (int)token, col, p);
+    });
 }

@@ -9,6 +9,8 @@ use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
 
 /// Columns in which products step: a packed row must be full up to a multiple of it.
 const STEP_COLS: usize = 64;
+/// Warps of a block in decoding.
+const DECODE_WARPS: usize = 8;
 /// Query heads that a block takes together in decoding.
 const HEADS_TOGETHER: usize = 16;
 
@@ -42,6 +44,7 @@ impl Run<'_> {
             layer: kv.layer as i32,
             heads: heads.kv as i32,
             dim: heads.dim as i32,
+            ring: self.weights.plan.kv_groups[kv.group].window.is_some().into(),
         }
     }
 
@@ -108,8 +111,8 @@ impl Run<'_> {
         let group = heads.q / heads.kv;
         let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
         let name = format!("attend_decode_d{width}");
-        let shared = 4 * 4 * group.min(HEADS_TOGETHER) * (heads.dim + 2);
+        let shared = 4 * DECODE_WARPS * group.min(HEADS_TOGETHER) * (heads.dim + 2);
         let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
-        self.launch("attend_decode", &name, grid, (128, shared as u32), p)
+        self.launch("attend_decode", &name, grid, (32 * DECODE_WARPS as u32, shared as u32), p)
     }
 }

@@ -13,7 +13,7 @@ use super::scratch::{Scratch, Sizes, TILE_ROWS, splits};
 use super::weights::LoadedWeights;
 use crate::device::Executor;
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Output, PageTable, Phase, Segment, Tokens, Want};
+use crate::plan::{Batch, KvGroup, Output, PAGE_TOKENS, PageTable, Phase, Segment, Tokens, Want};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -120,6 +120,12 @@ impl CudaExecutor {
             let fits = |g: &Vec<u32>| !g.is_empty() && g.len() <= self.sizes.pages_per_group();
             if groups.len() != plan.kv_groups.len() || !groups.iter().all(fits) {
                 return fail("a page table that is not the plan's".to_string());
+            }
+            // Only a window's pages are used in turn.
+            let end = s.position + s.tokens.len();
+            let short = |(g, pages): (&KvGroup, &Vec<u32>)| g.window.is_none() && pages.len() * PAGE_TOKENS < end;
+            if plan.kv_groups.iter().zip(groups).any(short) {
+                return fail(format!("pages for fewer than {end} tokens"));
             }
             heads += match s.want {
                 Want::Nothing => 0,

@@ -25,6 +25,7 @@ pub(super) struct KvView {
     pub layer: i32,
     pub heads: i32,
     pub dim: i32,
+    pub ring: i32,
 }
 
 /// embed.cu

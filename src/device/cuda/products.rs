@@ -285,6 +285,6 @@ impl Run<'_> {
     /// Puts f32 rows, normed or as they are, into the form that products of `way` read.
     pub(super) fn prepare(&self, p: params::Prepare, n: usize, way: Way) -> Result<()> {
         let p = params::Prepare { format: if way == Way::Prompt { 3 } else { 2 }, scale: 1.0, ..p };
-        self.launch("prepare", "prepare", [n, 1, 1], (256, 0), &p)
+        self.launch("prepare", "prepare", [n, 1, 1], (512, 0), &p)
     }
 }

@@ -9,7 +9,7 @@ use crate::plan::{Limits, PAGE_TOKENS, Plan, Step};
 /// Rows of one pass of decoding; more are run in several passes.
 pub(super) const DECODE_ROWS: usize = 64;
 /// Splits of attention's rows: MIN_SPLIT and MAX_SPLITS of kernels/attend_decode.cu.
-const MIN_SPLIT: usize = 128;
+const MIN_SPLIT: usize = 256;
 const MAX_SPLITS: usize = 32;
 /// Rows of one tile of a prompt's attention, as in kernels/attend_prefill.cu.
 pub(super) const TILE_ROWS: usize = 64;

@@ -1,4 +1,4 @@
-//! Bringing the weights to the device: threads read the file into pinned buffers while one stream copies them on.
+//! Bringing the weights to the device: threads read the file into pinned buffers while two streams copy them on.
 //!
 //! A buffer goes round: free -> filled by a reader -> being copied -> free. Readers never wait for the device while a buffer
 //! is free, and the copy engine never waits for a reader while one is filled. What is repacked is copied to a staging area
@@ -21,8 +21,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 const BUFFER_BYTES: usize = 8 << 20;
-const BUFFERS: usize = 8;
-const READERS: usize = 8;
+const BUFFERS: usize = 12;
+const READERS: usize = 12;
+/// Streams that take jobs in turn, each with a staging area: one copies while the other repacks.
+const LANES: usize = 2;
 
 /// Part of a weight, and its place in a buffer and on the device.
 struct Piece {
@@ -154,8 +156,13 @@ fn read(shared: &Shared, filled: Sender<Filled>) {
     }
 }
 
+/// Threads that read: no more than there are processors, lest they keep the copying thread from its work.
+fn readers() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, READERS)
+}
+
 /// Bytes that an upload takes on the device while it runs.
-pub(super) const STAGING_BYTES: u64 = BUFFER_BYTES as u64;
+pub(super) const STAGING_BYTES: u64 = (LANES * BUFFER_BYTES) as u64;
 
 /// Whether a block of this weight fits a buffer; if not, it must stay as it is.
 pub(super) fn fits_a_buffer(weight: &Weight) -> bool {
@@ -172,14 +179,14 @@ pub(super) fn upload(
 ) -> Result<()> {
     let jobs = jobs(plan, &target);
     let staging = DeviceMemory::new(gpu, STAGING_BYTES, "the upload")?;
-    let stream = Stream::new(gpu)?;
+    let streams = (0..LANES).map(|_| Stream::new(gpu)).collect::<Result<Vec<_>>>()?;
     let (give, free) = channel();
     let (send, filled) = channel();
     let shared = Shared { jobs: &jobs, next: AtomicUsize::new(0), free: Mutex::new(free), source, plan };
     thread::scope(|scope| {
         // Owned here, so that leaving early lets the readers go.
         let give = give;
-        for _ in 0..READERS.min(jobs.len()) {
+        for _ in 0..readers().min(jobs.len()) {
             let send = send.clone();
             let shared = &shared;
             scope.spawn(move || read(shared, send));
@@ -188,8 +195,9 @@ pub(super) fn upload(
         for _ in 0..BUFFERS.min(jobs.len()) {
             let _ = give.send(Pinned::new(gpu, BUFFER_BYTES)?);
         }
+        let in_flight = VecDeque::new();
         let copying =
-            Copying { gpu, plan, stream: &stream, staging: &staging, jobs: &jobs, give, in_flight: VecDeque::new() };
+            Copying { gpu, plan, streams: &streams, staging: &staging, jobs: &jobs, give, in_flight, lane: 0 };
         copying.run(filled, plan.weight_bytes(), progress)
     })
 }
@@ -197,12 +205,14 @@ pub(super) fn upload(
 struct Copying<'a> {
     gpu: &'a Arc<Gpu>,
     plan: &'a Plan,
-    stream: &'a Stream,
+    streams: &'a [Stream],
     staging: &'a DeviceMemory,
     jobs: &'a [Job],
     /// Dropped on return, which ends the readers.
     give: Sender<Pinned>,
     in_flight: VecDeque<(Pinned, usize, Event)>,
+    /// Whose turn it is.
+    lane: usize,
 }
 
 impl Copying<'_> {
@@ -221,7 +231,6 @@ impl Copying<'_> {
                 None => {
                     done += self.retire()?;
                     if !progress(done.min(all), all) {
-                        self.stream.synchronize()?;
                         return Err(Error::load("the load was given up"));
                     }
                 }
@@ -232,30 +241,33 @@ impl Copying<'_> {
 
     fn copy(&mut self, filled: Filled) -> Result<()> {
         let event = Event::new(self.gpu)?;
+        let stream = &self.streams[self.lane];
+        let staging = self.staging.ptr + (self.lane * BUFFER_BYTES) as u64;
         let pieces = &self.jobs[filled.job];
         let bytes = filled.buffer.bytes();
         let end = pieces.last().map_or(0, |p| p.at + p.bytes);
         if pieces.iter().any(|p| p.rows > 0) {
             // SAFETY: the staging area is as large as a buffer, which is kept until the event has passed; the stream reads
             // what was there before it is overwritten.
-            unsafe { self.stream.upload(self.staging.ptr, &bytes[..end])? };
+            unsafe { stream.upload(staging, &bytes[..end])? };
         }
         for p in pieces {
             match p.rows {
                 // SAFETY: the place was allocated for this weight; the buffer is kept until the event has passed.
-                0 => unsafe { self.stream.upload(p.to, &bytes[p.at..p.at + p.bytes])? },
-                rows => self.repack(p, rows)?,
+                0 => unsafe { stream.upload(p.to, &bytes[p.at..p.at + p.bytes])? },
+                rows => self.repack(stream, staging, p, rows)?,
             }
         }
-        event.record(self.stream)?;
+        event.record(stream)?;
+        self.lane = (self.lane + 1) % LANES;
         self.in_flight.push_back((filled.buffer, filled.job, event));
         Ok(())
     }
 
-    fn repack(&self, piece: &Piece, rows: usize) -> Result<()> {
+    fn repack(&self, stream: &Stream, staging: Ptr, piece: &Piece, rows: usize) -> Result<()> {
         let weight = &self.plan.weights[piece.weight];
         let args = Repack {
-            source: self.staging.ptr + piece.at as u64,
+            source: staging + piece.at as u64,
             target: piece.to,
             row_bytes: weight.row_bytes() as u64,
             ty: weight.ty.ggml(),
@@ -265,7 +277,7 @@ impl Copying<'_> {
         let blocks = (tiles(rows) * records(weight.cols)).div_ceil(4);
         let launch = Launch { file: "repack", name: "repack", grid: [blocks, 1, 1], threads: 128, shared_bytes: 0 };
         // SAFETY: the kernel's own parameters; whole tiles of the weight, staged before in this stream, and room for them.
-        unsafe { self.gpu.kernels()?.launch_in_order(self.gpu, self.stream.handle, &launch, &args) }
+        unsafe { self.gpu.kernels()?.launch_in_order(self.gpu, stream.handle, &launch, &args) }
     }
 
     /// Waits for the oldest copy; returns its bytes.
@@ -283,7 +295,7 @@ impl Drop for Copying<'_> {
     fn drop(&mut self) {
         if !self.in_flight.is_empty() {
             // The buffers go next: nothing may still be copied from them. An error was reported already.
-            let _ = self.stream.synchronize();
+            self.streams.iter().for_each(|s| drop(s.synchronize()));
         }
     }
 }
