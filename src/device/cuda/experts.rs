@@ -64,7 +64,7 @@ impl Run<'_> {
         let choices = x.n * e.used;
         let most = match way {
             Way::Small => SMALL_ROWS,
-            Way::Batch => BATCH_ROWS,
+            Way::Batch | Way::Split => BATCH_ROWS,
             Way::Prompt => PROMPT_ROWS,
         };
         let items = Items {

@@ -7,7 +7,7 @@ use super::driver::{Handle, Ptr};
 use super::inputs::BlockAt;
 use super::packed::{records, tiles};
 use super::params;
-use super::products::{Group, PROMPT_ROWS, PackedRows, Rows, SMALL_ROWS, Store, Way};
+use super::products::{Group, PROMPT_ROWS, PackedRows, Rows, Store, Way};
 use super::scratch::{SAMPLE_PARTS, Scratch, Sizes};
 use super::weights::LoadedWeights;
 use crate::error::Result;
@@ -297,7 +297,7 @@ impl Run<'_> {
         }
         if self.packed(linear).is_some() {
             // Few rows, whatever the phase: they go the way of decoding.
-            let way = if n <= SMALL_ROWS { Way::Small } else { Way::Batch };
+            let way = self.decoding(n);
             let x = PackedRows { at: s.packed_input, stride: n.next_multiple_of(8), n };
             match all {
                 true => self.prepare_rows(self.hidden(), Some(norm), x, way)?,

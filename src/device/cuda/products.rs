@@ -49,13 +49,15 @@ pub(super) struct Items {
     pub rows: usize,
 }
 
-/// The three ways of products over repacked weights.
+/// The ways of products over repacked weights. The first three make the same sums in the same order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// Up to 8 rows.
     Small,
     /// Up to 64 rows a block.
     Batch,
+    /// Up to 64 rows, the columns split over a cluster of blocks: cards from sm_90 on.
+    Split,
     /// Hopper's tensor cores, 128 rows a block.
     Prompt,
 }
@@ -65,6 +67,7 @@ impl Way {
         match self {
             Way::Small => "product_small",
             Way::Batch => "product_batch",
+            Way::Split => "product_split",
             Way::Prompt => "product_prefill",
         }
     }
@@ -76,7 +79,7 @@ fn number_units(args: &mut PackedProduct, (pair, way, wide): (bool, Way, bool)) 
         Way::Small => 1 << u32::from(wide),
         Way::Batch if pair => 4,
         Way::Batch => 8,
-        Way::Prompt => 8 << u32::from(wide),
+        Way::Split | Way::Prompt => 8 << u32::from(wide),
     };
     let matrices = args.matrices as usize;
     for (i, m) in args.matrix.iter_mut().take(matrices).enumerate() {
@@ -91,7 +94,7 @@ fn number_units(args: &mut PackedProduct, (pair, way, wide): (bool, Way, bool)) 
 /// Bytes that a piece takes in a ring of shared memory; F16 goes past it where it can.
 fn slot_bytes(packed: &Packed, way: Way) -> usize {
     match (packed.kind, way) {
-        (0, Way::Small) => 0,
+        (0, Way::Small | Way::Split) => 0,
         (0, Way::Batch) => 4 * packed.piece_bytes,
         _ => packed.piece_bytes,
     }
@@ -101,6 +104,8 @@ fn slot_bytes(packed: &Packed, way: Way) -> usize {
 pub(super) const SMALL_ROWS: usize = 8;
 pub(super) const BATCH_ROWS: usize = 64;
 pub(super) const PROMPT_ROWS: usize = 128;
+/// Blocks of a cluster of product_split.
+const SPLIT_BLOCKS: usize = 8;
 /// Shared memory that a block may have, and what a block that shares the multiprocessor with another takes.
 const SHARED_BYTES: usize = 226 * 1024;
 const HALF_SHARED_BYTES: usize = 100 * 1024;
@@ -131,10 +136,18 @@ impl Run<'_> {
     pub(super) fn way(&self) -> Way {
         match self.extent.phase {
             Phase::Prefill if self.weights.gpu.capability == 90 => Way::Prompt,
-            Phase::Prefill => Way::Batch,
-            Phase::Decode if self.extent.rows <= SMALL_ROWS => Way::Small,
-            Phase::Decode => Way::Batch,
+            Phase::Prefill => self.many(),
+            Phase::Decode => self.decoding(self.extent.rows),
         }
+    }
+
+    /// The way of `rows` rows in decoding.
+    pub(super) fn decoding(&self, rows: usize) -> Way {
+        if rows <= SMALL_ROWS { Way::Small } else { self.many() }
+    }
+
+    fn many(&self) -> Way {
+        if self.weights.gpu.capability >= 90 { Way::Split } else { Way::Batch }
     }
 
     fn matrix(&self, linear: &Linear, packed: &Packed, (out, out_stride): (Ptr, usize)) -> ProductMatrix {
@@ -174,7 +187,7 @@ impl Run<'_> {
         args.store = match (group.store, way) {
             (Store::Write, _) => 0,
             (Store::Add, _) => 1,
-            (Store::Packed, Way::Small | Way::Batch) => 2,
+            (Store::Packed, Way::Small | Way::Batch | Way::Split) => 2,
             (Store::Packed, Way::Prompt) => 3,
         };
         args.act = match group.activation {
@@ -213,6 +226,7 @@ impl Run<'_> {
         args.slot_bytes = slot as u32;
         let together = 1 + usize::from(pair || wide);
         let stages = |stage: usize, room: usize, most: usize| (room / stage.max(1)).clamp(2, most);
+        let rows_bytes = 512 * tokens.next_multiple_of(8).min(BATCH_ROWS);
         let blocks = |rows: usize| items.map_or(tokens.div_ceil(rows), |i| i.items);
         let (grid, threads, shared) = match way {
             Way::Small => {
@@ -221,9 +235,16 @@ impl Run<'_> {
                 ([units, items.map_or(1, |i| i.items), 1], 256, args.stages as usize * stage)
             }
             Way::Batch => {
-                let stage = 8 * slot + 512 * tokens.min(BATCH_ROWS);
+                let stage = 8 * slot + rows_bytes;
                 args.stages = stages(stage, SHARED_BYTES - 26 * 1024, 4) as u32;
                 ([units, blocks(BATCH_ROWS), 1], 256, (args.stages as usize * stage).max(16384))
+            }
+            Way::Split => {
+                let stage = 8 * together * slot + rows_bytes;
+                let room = if together == 1 { 110 } else { 220 } * 1024;
+                args.stages = stages(stage, room, 4) as u32;
+                let shared = (args.stages as usize * stage).max(together * 32768);
+                ([SPLIT_BLOCKS * units, blocks(BATCH_ROWS), 1], 256, shared)
             }
             Way::Prompt => {
                 args.weight_stages = if sizes.iter().any(|p| p.kind == 0) { 4 } else { 2 };
@@ -256,8 +277,10 @@ impl Run<'_> {
     /// Whether a unit has twice as many rows of weights: the same sums, made where they fetch activations less often.
     fn wide(&self, args: &PackedProduct, way: Way, items: Option<Items>) -> bool {
         match way {
-            Way::Small => args.tokens > 1,
+            // As measured: only for the largest matrices.
+            Way::Small => args.tokens > 1 && args.matrix[0].tiles >= 4096,
             Way::Batch => false,
+            Way::Split => args.tokens > 32 && args.matrix.iter().any(|m| m.tiles >= 128),
             Way::Prompt => {
                 let tiles: usize = args.matrix.iter().map(|m| m.tiles as usize).sum();
                 let blocks = items.map_or(args.tokens as usize, |i| i.items * PROMPT_ROWS).div_ceil(PROMPT_ROWS);
