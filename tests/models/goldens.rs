@@ -65,6 +65,16 @@ fn portable() {
     run_all(Isa::Portable);
 }
 
+#[test]
+fn avx2() {
+    run_all(Isa::Avx2);
+}
+
+#[test]
+fn avx512() {
+    run_all(Isa::Avx512);
+}
+
 /// The files are read as they are: where a file names no sliding window, none applies.
 #[test]
 fn a_window_of_0_is_no_window() {

@@ -3,7 +3,7 @@
 //! The pages are walked in order, each as one block of an online softmax, and blocks are aligned to
 //! absolute positions. So the sum of a row has the same order in any chunk and any batch.
 
-use super::buffers::{Buffers, Planes, Room, Row, TILE_ELEMENTS};
+use super::buffers::{Buffers, Room, Row, TILE_ELEMENTS};
 use super::linear::{Context, room};
 use super::memory::{KvCache, Rows};
 use super::pool::{Chunks, Grid, Tile};
@@ -33,10 +33,10 @@ impl Context<'_> {
     /// x = norm(hidden); q, k and v of it, rotated; k and v into the cache.
     pub fn qkv(&self, step: &Qkv, b: &mut Buffers, cache: &mut KvCache, batch: &Batch) {
         let (n, n_embd) = (b.rows.len(), self.plan.n_embd);
-        let planes = self.planes(&[&step.q, &step.k, &step.v].map(|l| l.weight)).map(|_| Planes::Fine);
+        let integers = self.integers(&[&step.q, &step.k, &step.v].map(|l| l.weight));
         let len = n * n_embd;
-        self.norm(&step.norm, &b.hidden[..len], &mut b.x[..len], planes, &mut b.q8);
-        let input = b.q8.input(&b.x[..len], n_embd, planes);
+        self.norm(&step.norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.q8);
+        let input = b.q8.input(&b.x[..len], n_embd, integers);
         let linears = [&step.q, &step.k, &step.v];
         let widths = linears.map(|l| l.rows.len());
         let outs = [&mut b.q[..n * widths[0]], &mut b.k[..n * widths[1]], &mut b.v[..n * widths[2]]];

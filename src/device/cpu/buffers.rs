@@ -26,8 +26,6 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Elements of activations in int8; 0 where no kernel reads them.
     pub q8: usize,
-    /// The same for their second plane.
-    pub fine: usize,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
     /// Elements of its tile: the most of a product, or the head of a query if that is more.
@@ -49,13 +47,6 @@ impl Sizes {
             pairs,
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
             q8: if integers { q8 } else { 0 },
-            fine: if !integers {
-                0
-            } else if fine_throughout(plan) {
-                q8
-            } else {
-                rows * plan.n_embd
-            },
             room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
             tile: TILE_ELEMENTS.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
@@ -69,7 +60,7 @@ impl Sizes {
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
             + self.threads * (self.room + 2 * self.tile);
-        let integers = self.q8 + self.fine;
+        let integers = 2 * self.q8;
         let q8 = integers + integers / 32 * size_of::<f32>() + integers / 16 * size_of::<i16>();
         (floats * size_of::<f32>() + q8) as u64
     }
@@ -110,22 +101,9 @@ impl Plane {
     }
 }
 
-/// How exact activations in int8 are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planes {
-    /// One plane: an error of half a percent.
-    Coarse,
-    /// And a second one with what the first leaves over, where an error would grow: attention's scores go through an
-    /// exponential, and a router chooses other experts.
-    Fine,
-}
-
-/// Whether every input of the plan's products is kept in two planes: errors in what a router sees come from everywhere.
-pub fn fine_throughout(plan: &Plan) -> bool {
-    plan.experts > 0
-}
-
-/// Activations in int8.
+/// Activations in int8, in two planes: the second has what the first leaves over. One plane is wrong by half a percent, which
+/// attention's exponential makes more of and which makes a router choose other experts; the second costs little, because
+/// unpacking weights takes most of a product's time.
 pub struct Q8Buffer {
     coarse: Plane,
     fine: Plane,
@@ -133,20 +111,18 @@ pub struct Q8Buffer {
 
 impl Q8Buffer {
     fn new(sizes: &Sizes) -> Result<Self> {
-        Ok(Self { coarse: Plane::new(sizes.q8)?, fine: Plane::new(sizes.fine)? })
+        Ok(Self { coarse: Plane::new(sizes.q8)?, fine: Plane::new(sizes.q8)? })
     }
 
     /// Room for the planes of `len` values, in runs of `size`.
-    pub fn chunks(&mut self, planes: Planes, len: usize, size: usize) -> (PlaneChunks<'_>, Option<PlaneChunks<'_>>) {
-        let fine = (planes == Planes::Fine).then(|| self.fine.chunks(len, size));
-        (self.coarse.chunks(len, size), fine)
+    pub fn chunks(&mut self, len: usize, size: usize) -> (PlaneChunks<'_>, PlaneChunks<'_>) {
+        (self.coarse.chunks(len, size), self.fine.chunks(len, size))
     }
 
-    /// `float` [rows, cols] together with what has been quantised of it: the same planes as in `chunks`, or none.
-    pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, planes: Option<Planes>) -> Input<'a> {
-        let len = if planes.is_some() { float.len() } else { 0 };
-        let fine = (planes == Some(Planes::Fine)).then(|| self.fine.view(len));
-        Input { cols, float, q8: self.coarse.view(len), fine }
+    /// `float` [rows, cols] together with what has been quantised of it, if it has been.
+    pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, integers: bool) -> Input<'a> {
+        let len = if integers { float.len() } else { 0 };
+        Input { cols, float, q8: self.coarse.view(len), fine: integers.then(|| self.fine.view(len)) }
     }
 }
 

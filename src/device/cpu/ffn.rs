@@ -25,9 +25,9 @@ impl Context<'_> {
             plan::Input::Mixed => &b.q[..n * cols],
             plan::Input::Ffn => &b.ffn[..n * cols],
         };
-        let planes = self.planes(&[linear.weight]);
-        self.quantise(from, cols, planes, &mut b.q8);
-        let input = b.q8.input(from, cols, planes);
+        let integers = self.integers(&[linear.weight]);
+        self.quantise(from, cols, integers, &mut b.q8);
+        let input = b.q8.input(from, cols, integers);
         let width = n * self.plan.n_embd;
         match post_norm {
             None => self.add_linear(linear, input, &mut b.hidden[..width], &b.rooms),
@@ -53,9 +53,9 @@ impl Context<'_> {
         let (gate, up) = linears;
         let n_embd = self.plan.n_embd;
         let len = b.rows.len() * n_embd;
-        let planes = self.planes(&[gate.unwrap_or(up).weight, up.weight]);
-        self.norm(norm, &b.hidden[..len], &mut b.x[..len], planes, &mut b.q8);
-        let input = b.q8.input(&b.x[..len], n_embd, planes);
+        let integers = self.integers(&[gate.unwrap_or(up).weight, up.weight]);
+        self.norm(norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.q8);
+        let input = b.q8.input(&b.x[..len], n_embd, integers);
         let width = up.rows.len();
         let block = self.block(b.rows.len(), width, n_embd);
         let grid = Grid::new(&mut b.ffn[..b.rows.len() * width], width, width, block);
@@ -82,10 +82,10 @@ impl Context<'_> {
     pub fn experts(&self, step: &Experts, b: &mut Buffers) {
         let (n, n_embd) = (b.rows.len(), self.plan.n_embd);
         let pairs = n * step.used;
-        let planes = self.planes(&[step.router.weight]);
-        self.norm(&step.norm, &b.hidden[..n * n_embd], &mut b.x[..n * n_embd], planes, &mut b.q8);
+        let integers = self.integers(&[step.router.weight]);
+        self.norm(&step.norm, &b.hidden[..n * n_embd], &mut b.x[..n * n_embd], integers, &mut b.q8);
         let experts = step.router.rows.len();
-        let input = b.q8.input(&b.x[..n * n_embd], n_embd, planes);
+        let input = b.q8.input(&b.x[..n * n_embd], n_embd, integers);
         self.linear(&step.router, input, &mut b.router[..n * experts], &b.rooms);
         let longest = self.block(pairs, step.up.rows.len(), n_embd)[0];
         b.routing.choose(&b.router[..n * experts], experts, step.used, longest);
@@ -105,9 +105,9 @@ impl Context<'_> {
 
     fn expert_gate_up(&self, step: &Experts, b: &mut Buffers, pairs: usize) {
         let n_embd = self.plan.n_embd;
-        let planes = self.planes(&[step.gate.weight, step.up.weight]);
-        self.quantise(&b.pairs[..pairs * n_embd], n_embd, planes, &mut b.q8);
-        let input = b.q8.input(&b.pairs[..pairs * n_embd], n_embd, planes);
+        let integers = self.integers(&[step.gate.weight, step.up.weight]);
+        self.quantise(&b.pairs[..pairs * n_embd], n_embd, integers, &mut b.q8);
+        let input = b.q8.input(&b.pairs[..pairs * n_embd], n_embd, integers);
         let width = step.up.rows.len();
         let block = self.block(pairs, width, n_embd)[1];
         let (routing, rooms) = (&b.routing, &b.rooms);
@@ -121,9 +121,9 @@ impl Context<'_> {
 
     fn expert_down(&self, step: &Experts, b: &mut Buffers, pairs: usize) {
         let (cols, width) = (step.up.rows.len(), self.plan.n_embd);
-        let planes = self.planes(&[step.down.weight]);
-        self.quantise(&b.ffn[..pairs * cols], cols, planes, &mut b.q8);
-        let input = b.q8.input(&b.ffn[..pairs * cols], cols, planes);
+        let integers = self.integers(&[step.down.weight]);
+        self.quantise(&b.ffn[..pairs * cols], cols, integers, &mut b.q8);
+        let input = b.q8.input(&b.ffn[..pairs * cols], cols, integers);
         let (routing, rooms) = (&b.routing, &b.rooms);
         let block = self.block(pairs, width, cols)[1];
         let grid = Grid::listed(&mut b.pairs[..pairs * width], width, &routing.blocks, block);

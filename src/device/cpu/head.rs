@@ -44,15 +44,15 @@ impl Context<'_> {
         let (width, n_vocab) = (self.plan.n_embd, self.plan.n_vocab);
         let mut outputs: Vec<_> = batch.segments.iter().map(|s| empty(s, n_vocab)).collect();
         let normed = self.normed(norm);
-        let planes = self.planes(&[linear.weight]);
+        let integers = self.integers(&[linear.weight]);
         for heads in b.heads.chunks(b.logits.len() / n_vocab) {
             let len = heads.len() * width;
             let hidden = &b.hidden;
             self.pool.each(Chunks::new(&mut b.x[..len], width), |_, i, x| {
                 normed.apply(&hidden[heads[i] * width..][..width], x);
             });
-            self.quantise(&b.x[..len], width, planes, &mut b.q8);
-            let input = b.q8.input(&b.x[..len], width, planes);
+            self.quantise(&b.x[..len], width, integers, &mut b.q8);
+            let input = b.q8.input(&b.x[..len], width, integers);
             self.linear(linear, input, &mut b.logits[..heads.len() * n_vocab], &b.rooms);
             let (rows, logits) = (&b.rows, &b.logits);
             self.pool.each(Chunks::new(&mut b.drawn[..heads.len()], 1), |_, i, drawn| {

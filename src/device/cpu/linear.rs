@@ -3,7 +3,7 @@
 //! How the tiles are cut depends on the number of rows and of threads; no value does, because a kernel
 //! gives an element the same bits in any tile.
 
-use super::buffers::{Planes, Room, TILE_ELEMENTS, fine_throughout};
+use super::buffers::{Room, TILE_ELEMENTS};
 use super::pool::{Grid, Pool, Tile};
 use super::simd::{Form, Input, Isa};
 use super::weights::ModelWeights;
@@ -26,15 +26,9 @@ const INPUT_BYTES: usize = 256 << 10;
 const PANEL: usize = 32;
 
 impl Context<'_> {
-    /// The form of the activations that a linear's kernel reads.
-    fn form(&self, weight: WeightId) -> Form {
-        self.isa.form(self.plan.weight(weight).ty)
-    }
-
-    /// The int8 planes that products of one input with these weights read; none where all read floats.
-    pub fn planes(&self, weights: &[WeightId]) -> Option<Planes> {
-        let planes = if fine_throughout(self.plan) { Planes::Fine } else { Planes::Coarse };
-        weights.iter().any(|&w| self.form(w) == Form::Q8).then_some(planes)
+    /// Whether a product with any of these weights reads its input in int8.
+    pub fn integers(&self, weights: &[WeightId]) -> bool {
+        weights.iter().any(|&w| self.isa.form(self.plan.weight(w).ty) == Form::Q8)
     }
 
     /// How large the tiles of a product [rows, outputs] are.

@@ -1,6 +1,6 @@
 //! Norms over rows, and the int8 form of what comes out.
 
-use super::buffers::{Planes, Q8Buffer};
+use super::buffers::Q8Buffer;
 use super::linear::Context;
 use super::pool::Chunks;
 use super::simd::Isa;
@@ -47,10 +47,10 @@ impl<'a> Context<'a> {
     }
 
     /// out [rows, width] = norm(x), and in int8 where a kernel reads that.
-    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], planes: Option<Planes>, q8: &mut Q8Buffer) {
+    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], integers: bool, q8: &mut Q8Buffer) {
         let normed = self.normed(norm);
         let (len, width) = (out.len(), self.plan.n_embd);
-        let parts = (Chunks::new(out, ROWS * width), planes.map(|p| q8.chunks(p, len, ROWS * width)));
+        let parts = (Chunks::new(out, ROWS * width), integers.then(|| q8.chunks(len, ROWS * width)));
         self.pool.each(parts, |_, i, (out, planes)| {
             let x = &x[i * ROWS * width..][..out.len()];
             x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(|(x, out)| normed.apply(x, out));
@@ -61,9 +61,9 @@ impl<'a> Context<'a> {
     }
 
     /// Quantises `x`, rows of `width`.
-    pub fn quantise(&self, x: &[f32], width: usize, planes: Option<Planes>, q8: &mut Q8Buffer) {
-        if let Some(planes) = planes {
-            self.pool.each(q8.chunks(planes, x.len(), ROWS * width), |_, i, planes| {
+    pub fn quantise(&self, x: &[f32], width: usize, integers: bool, q8: &mut Q8Buffer) {
+        if integers {
+            self.pool.each(q8.chunks(x.len(), ROWS * width), |_, i, planes| {
                 let start = i * ROWS * width;
                 self.isa.quantise_planes(&x[start..(start + ROWS * width).min(x.len())], planes);
             });
@@ -75,12 +75,10 @@ type Plane<'a> = (&'a mut [f32], &'a mut [i16], &'a mut [i8]);
 
 impl Isa {
     /// The int8 form of rows of activations, and that of what it leaves over.
-    fn quantise_planes(self, x: &[f32], (coarse, fine): (Plane<'_>, Option<Plane<'_>>)) {
+    fn quantise_planes(self, x: &[f32], (coarse, fine): (Plane<'_>, Plane<'_>)) {
         let (scales, sums, qs) = coarse;
         self.quantise(x, Q8Mut { scales, sums, qs });
-        let Some((fine_scales, fine_sums, fine_qs)) = fine else {
-            return;
-        };
+        let (fine_scales, fine_sums, fine_qs) = fine;
         for (i, x) in x.chunks_exact(GROUP).enumerate() {
             let qs = &qs[i * GROUP..][..GROUP];
             let rest: [f32; GROUP] = std::array::from_fn(|j| x[j] - scales[i] * f32::from(qs[j]));
