@@ -103,15 +103,23 @@ __device__ __forceinline__ void multiply(const Record<K>&, const uint8_t* weight
     for (int n = 0; n < steps; ++n) {
         uint32_t a[4][4];
         record.step(n, a);
+        // Four groups of tokens at a time, so that a product need not wait for the one before; groups that are not there repeat the last.
 #pragma unroll
-        for (int j = 0; j < GROUPS; ++j) {
-            if (j * 8 >= item.count) break;
-            const uint4 b0 = *reinterpret_cast<const uint4*>(even + j * 4096 + n * 128);
-            const uint4 b1 = *reinterpret_cast<const uint4*>(odd + j * 4096 + n * 128);
-            mma_16816(acc[j], a[0], b0.x, b0.y);
-            mma_16816(acc[j], a[1], b0.z, b0.w);
-            mma_16816(acc[j], a[2], b1.x, b1.y);
-            mma_16816(acc[j], a[3], b1.z, b1.w);
+        for (int four = 0; four < GROUPS; four += 4) {
+            if (four * 8 >= item.count) break;
+            uint4 b0[4], b1[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const int at = min(four + j, (item.count - 1) / 8) * 4096 + n * 128;
+                b0[j] = *reinterpret_cast<const uint4*>(even + at), b1[j] = *reinterpret_cast<const uint4*>(odd + at);
+            }
+#pragma unroll
+            for (int ks = 0; ks < 4; ++ks)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const uint4& v = ks < 2 ? b0[j] : b1[j];
+                    mma_16816(acc[four + j], a[ks], ks % 2 == 0 ? v.x : v.z, ks % 2 == 0 ? v.y : v.w);
+                }
         }
     }
 }
@@ -221,5 +229,5 @@ __device__ __forceinline__ void product_batch_body(const ProductArgs& args) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256, 1) product_batch(const __grid_constant__ ProductArgs args) { product_batch_body<false>(args); }
-extern "C" __global__ void __launch_bounds__(256, 1) product_batch_pair(const __grid_constant__ ProductArgs args) { product_batch_body<true>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) product_batch(const __grid_constant__ ProductArgs args) { product_batch_body<false>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) product_batch_pair(const __grid_constant__ ProductArgs args) { product_batch_body<true>(args); }

@@ -116,18 +116,25 @@ __device__ __forceinline__ void multiply(const Split<T, PAIR>& b, const Record<K
         uint32_t a[T][4][4];
 #pragma unroll
         for (int i = 0; i < T; ++i) record[i].step(n, a[i]);
+        // Four groups of tokens at a time, so that a product need not wait for the one before; groups that are not there repeat the last.
 #pragma unroll
-        for (int j = 0; j < GROUPS; ++j) {
-            if (j * 8 >= count) break;
-            const uint4 b0 = *reinterpret_cast<const uint4*>(even + j * 4096 + n * 128);
-            const uint4 b1 = *reinterpret_cast<const uint4*>(odd + j * 4096 + n * 128);
+        for (int four = 0; four < GROUPS; four += 4) {
+            if (four * 8 >= count) break;
+            uint4 b0[4], b1[4];
 #pragma unroll
-            for (int i = 0; i < T; ++i) {
-                mma_16816(acc[i][j], a[i][0], b0.x, b0.y);
-                mma_16816(acc[i][j], a[i][1], b0.z, b0.w);
-                mma_16816(acc[i][j], a[i][2], b1.x, b1.y);
-                mma_16816(acc[i][j], a[i][3], b1.z, b1.w);
+            for (int j = 0; j < 4; ++j) {
+                const int at = min(four + j, (count - 1) / 8) * 4096 + n * 128;
+                b0[j] = *reinterpret_cast<const uint4*>(even + at), b1[j] = *reinterpret_cast<const uint4*>(odd + at);
             }
+#pragma unroll
+            for (int ks = 0; ks < 4; ++ks)
+#pragma unroll
+                for (int i = 0; i < T; ++i)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        const uint4& v = ks < 2 ? b0[j] : b1[j];
+                        mma_16816(acc[i][four + j], a[i][ks], ks % 2 == 0 ? v.x : v.z, ks % 2 == 0 ? v.y : v.w);
+                    }
         }
     }
 }

@@ -73,7 +73,7 @@ struct Setup {
 void time_decode() {
     std::printf("\nDecode: microseconds a call and GB/s of weights, best of the stages tried (which)\n");
     for (const Shape& s : SHAPES)
-        for (int tokens : {1, 8, 16, 64}) {
+        for (int tokens : {1, 16, 32, 64}) {
             const Setup setup(s, tokens);
             const int calls = (int)std::max<size_t>(setup.copies, std::min<size_t>(64, (1u << 30) / setup.bytes));
             std::string line;
