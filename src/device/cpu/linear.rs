@@ -35,8 +35,8 @@ impl Context<'_> {
     pub fn block(&self, rows: usize, outputs: usize, cols: usize) -> [usize; 2] {
         let fitting = (INPUT_BYTES / cols.max(1) / 4 * 4).clamp(16, TILE_ELEMENTS / PANEL);
         let rows = rows.clamp(1, fitting);
-        let share = outputs.div_ceil(4 * self.pool.threads()).next_multiple_of(PANEL);
-        [rows, share.clamp(PANEL, (TILE_ELEMENTS / rows / PANEL * PANEL).clamp(PANEL, 256))]
+        let share = outputs.div_ceil(2 * self.pool.threads()).next_multiple_of(PANEL);
+        [rows, share.clamp(PANEL, (TILE_ELEMENTS / rows / PANEL * PANEL).clamp(PANEL, 1024))]
     }
 
     /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.

@@ -37,6 +37,7 @@ impl Lanes for Avx2 {
 
     ops! {
         quads(rows: Rows, at: usize) -> [__m256i; 4] = {
+            rows.fetch::<8, 2>(at);
             let rows = rows.eight(at);
             let (a, b) = (two(rows[0], rows[4]), two(rows[1], rows[5]));
             let (c, d) = (two(rows[2], rows[6]), two(rows[3], rows[7]));
@@ -50,6 +51,7 @@ impl Lanes for Avx2 {
             ]
         };
         dwords(rows: Rows, at: usize) -> __m256i = {
+            rows.fetch::<8, 1>(at);
             let mut lanes = [0i32; 8];
             for (lane, row) in lanes.iter_mut().zip(rows.eight(at)) {
                 *lane = row.cast::<i32>().read_unaligned();

@@ -28,6 +28,7 @@ impl Lanes for Avx512 {
 
     ops! {
         quads(rows: Rows, at: usize) -> [__m512i; 4] = {
+            rows.fetch::<16, 4>(at);
             let (low, high) = (rows.eight(at), rows.eight(at + 8 * rows.stride));
             let (a, b) = (four(low[0], low[4], high[0], high[4]), four(low[1], low[5], high[1], high[5]));
             let (c, d) = (four(low[2], low[6], high[2], high[6]), four(low[3], low[7], high[3], high[7]));
@@ -41,6 +42,7 @@ impl Lanes for Avx512 {
             ]
         };
         dwords(rows: Rows, at: usize) -> __m512i = {
+            rows.fetch::<16, 1>(at);
             let (low, high) = (rows.eight(at), rows.eight(at + 8 * rows.stride));
             let mut lanes = [0i32; 16];
             for i in 0..8 {

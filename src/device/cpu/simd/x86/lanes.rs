@@ -5,6 +5,7 @@
 //! reason: they may only be reached from code that was compiled for the instruction set and runs on a CPU that has it.
 
 use std::arch::asm;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// Rows of weights whose blocks are read together, as many as a vector has lanes.
 #[derive(Clone, Copy)]
@@ -12,9 +13,22 @@ pub struct Rows {
     pub first: *const u8,
     /// From one row to the next.
     pub stride: usize,
+    /// Where as many bytes begin that are read next: each access to these asks the cache for as many of those. Spread like
+    /// this, fetching and computing overlap; a burst of requests would stop the core until most are served.
+    pub next: *const u8,
 }
 
 impl Rows {
+    /// Asks for `LINES` lines in the place of byte `at` of `LANES` rows.
+    #[inline(always)]
+    pub fn fetch<const LANES: usize, const LINES: usize>(self, at: usize) {
+        let next = self.next.wrapping_add(LANES * at);
+        for line in 0..LINES {
+            // SAFETY: a prefetch reads nothing; any address will do.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast()) };
+        }
+    }
+
     /// Byte `at` of eight rows.
     ///
     /// The compiler must not see where the first address comes from: it would keep a pointer for each row, run out of

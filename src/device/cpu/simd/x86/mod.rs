@@ -2,8 +2,8 @@
 //!
 //! A lane is a row of weights. That costs a transposition when a block is read, but then one and the same code serves a
 //! single token, where memory is the limit, and a long prompt, where multiplications are, with the same bits; and nothing is
-//! repacked when a model is loaded. The weights come from the file's mapping at any alignment; while one panel is multiplied,
-//! the next is fetched.
+//! repacked when a model is loaded. The weights come from the file's mapping at any alignment; while panels are unpacked, the
+//! next are fetched.
 
 mod avx2;
 mod avx512;
@@ -23,7 +23,6 @@ use avx512::Avx512;
 use lanes::{Lanes, MAX_LANES, Rows};
 use multiply::{Columns, PANELS, Sums, Tokens};
 use panel::{COLS, FLOAT_COLS, Panel};
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 use unpack::Unpack;
 
@@ -166,7 +165,10 @@ impl Kernel {
                 for (t, sums) in sums.iter().enumerate() {
                     let row_out = &mut out.row(first + t)[row..];
                     for (out, sums) in row_out.chunks_mut(self.lanes).zip(sums) {
-                        out.copy_from_slice(&sums[..out.len()]);
+                        match out.len() {
+                            MAX_LANES => out.copy_from_slice(sums),
+                            len => out.copy_from_slice(&sums[..len]),
+                        }
                     }
                 }
             }
@@ -189,6 +191,9 @@ impl Kernel {
         let quantised = weights.ty.is_quantised();
         let (width, unit) = if quantised { (COLS, 32) } else { (FLOAT_COLS, 1) };
         let first = weights.bytes[row * weights.row_bytes..].as_ptr();
+        // What follows the tile is most likely another thread's.
+        let both = PANELS * self.lanes;
+        let next = if row + both < rows { both * weights.row_bytes } else { 0 };
         sums.fill([[0.0; MAX_LANES]; PANELS]);
         for (i, col) in (0..weights.cols).step_by(width).enumerate() {
             let (at, units) = (i * self.bytes, width.min(weights.cols - col) / unit);
@@ -201,11 +206,11 @@ impl Kernel {
                         self.unpack_copy(weights, row..rows, at, units, panel);
                     } else {
                         let first = first.add(p * self.lanes * weights.row_bytes);
-                        (self.unpack)(Rows { first, stride: weights.row_bytes }, at, units, panel);
+                        let next = first.wrapping_add(next);
+                        (self.unpack)(Rows { first, stride: weights.row_bytes, next }, at, units, panel);
                     }
                 }
             }
-            self.fetch(first, at, weights.row_bytes);
             let columns = Columns { first: col / unit, units, offset: self.offset };
             // SAFETY: the panels were filled, and the caller vouches for the tokens.
             unsafe {
@@ -238,23 +243,9 @@ impl Kernel {
             copy[..len].copy_from_slice(&weights.row(row)[at..at + len]);
         }
         // SAFETY: the copies have all columns, and zeros behind them.
-        unsafe { (self.unpack)(Rows { first: copies.as_ptr().cast(), stride: MAX_BYTES }, 0, units, panel) };
-    }
-
-    /// Asks the cache for what comes two panels further on in these rows, or else at the start of the next ones.
-    #[inline]
-    fn fetch(&self, first: *const u8, at: usize, row_bytes: usize) {
-        let rows = PANELS * self.lanes;
-        let mut ahead = at + 2 * self.bytes;
-        if ahead >= row_bytes {
-            ahead = ahead - row_bytes + rows * row_bytes;
-        }
-        for row in 0..rows {
-            let row = first.wrapping_add(row * row_bytes + ahead);
-            for line in (0..self.bytes).step_by(64) {
-                // SAFETY: a prefetch reads nothing; any address will do.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line).cast()) };
-            }
+        unsafe {
+            let first = copies.as_ptr().cast();
+            (self.unpack)(Rows { first, stride: MAX_BYTES, next: first }, 0, units, panel);
         }
     }
 }
