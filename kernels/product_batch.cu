@@ -4,7 +4,7 @@
 //   product_batch_pair  gate and up with their activation, a unit is 4 tiles of each
 //
 // Launch: block 256; grid (units, items, or without items ceil(tokens / 64)); dynamic shared memory
-// stages * (8 * slot_bytes + 512 * min(tokens rounded up to 8, 64)), for the pair no less than 16384; stages 2..8; slot_bytes
+// stages * (8 * slot_bytes + 512 * min(tokens rounded up to 8, 64)), for the pair no less than 16384; stages 1..8; slot_bytes
 // counts F16 as 8192. x: records. Items have at most 64 rows. With a pair, units = ceil(tiles / 4).
 //
 // Each of eight warps owns 16 rows and goes through all columns; warp 0 also keeps the ring filled: the records of every warp

@@ -5,7 +5,7 @@
 //   product_small_pair  gate and up with their activation, a unit is 1 tile of each
 //
 // Launch: block 256; grid (min(units, blocks that fit the card at once), items, or without items ceil(tokens / 8)); dynamic
-// shared memory 8 * stages * (T * slot_bytes + 512 * min(tokens, 8)), T = 1, 2, 2; stages 2..8; slot_bytes counts F16 as 0. Any number of units a block. x: records.
+// shared memory 8 * stages * (T * slot_bytes + 512 * min(tokens, 8)), T = 1, 2, 2; stages 1..8; slot_bytes counts F16 as 0. Any number of units a block. x: records.
 //
 // A block's 8 warps take an eighth of the columns each (whole records) and stream records and activations through a ring of
 // their own. The 8 sums are then added in order of the columns. What is summed in which order depends on the number of columns
