@@ -7,7 +7,7 @@
 // finish merges the splits in order. A split's size follows from the row's position alone.
 //
 // What the cache held before this step was there before the graph began, so it is fetched before the kernel waits for the
-// product; the token's own key and value are taken from shared memory.
+// product, and the turn of the position is worked out; the token's own key and value are taken from shared memory.
 #include "attend.cuh"
 
 constexpr int WARPS = 8;
@@ -219,19 +219,19 @@ __device__ __forceinline__ void load_q(const __half* queries, uint32_t q[D / 32]
 
 // Rotates this block's queries, and in the last split the row's key, which goes to the cache with the value.
 template <int D>
-__device__ __forceinline__ void rotate(const Attend& p, const Place& at, float* x, __half* queries, __half* own) {
+__device__ __forceinline__ void rotate(const Attend& p, const Place& at, const float2* turns, float* x, __half* queries, __half* own) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = p.kv.dim;
     float scale = p.scale * LOG2_E;
     for (int h = warp; h < 16; h += WARPS) {
         __half* to = queries + h * (D + 8);
-        if (h < at.heads) take_head(x, p.q + (size_t)at.row * p.q_stride + (at.head0 + h) * dim, dim, p.q_norm, p.rope, at.position);
+        if (h < at.heads) take_head(x, p.q + (size_t)at.row * p.q_stride + (at.head0 + h) * dim, dim, p.q_norm, p.rope, at.position, turns);
         for (int i = lane; i < D; i += 32) to[i] = h < at.heads && i < dim ? __float2half_rn(x[i] * scale) : __half(0.0f);
         __syncwarp();
     }
     if (at.split + 1 < at.n_splits || warp < WARPS - 2) return;
     bool is_v = warp == WARPS - 1;
     const float* from = (is_v ? p.v : p.k) + (size_t)at.row * p.kv_stride + at.kv_head * dim;
-    if (!is_v) take_head(x, from, dim, p.k_norm, p.rope, at.position);
+    if (!is_v) take_head(x, from, dim, p.k_norm, p.rope, at.position, turns);
     __half* cache = kv_page(p.kv, at.slot, at.position, is_v, at.kv_head) + at.position % PAGE_TOKENS * dim;
     for (int i = lane; i < D; i += 32) {
         __half h = i < dim ? __float2half_rn(is_v ? from[i] : x[i]) : __half(0.0f);
@@ -247,6 +247,7 @@ __device__ __forceinline__ void attend_row(const Attend& p) {
     __shared__ __align__(16) __half queries[16 * (D + 8)];
     __shared__ __align__(16) __half own[2 * D];
     __shared__ float heads[WARPS][D];
+    __shared__ float2 turns[D / 2];
     __shared__ bool last;
     pdl_start();
     int group = p.q_heads / p.kv.heads, chunks = (group + 15) / 16, dim = p.kv.dim, warp = threadIdx.x / 32;
@@ -264,8 +265,10 @@ __device__ __forceinline__ void attend_row(const Attend& p) {
     int t0 = start + warp * TOKENS;
     Chunk<D, TOKENS> c;
     load<D, TOKENS>(p, at, t0, end, c);
+    if (p.rope.inv_freq && (int)threadIdx.x < p.rope.pairs) turns[threadIdx.x] = turn_of(p.rope, threadIdx.x, at.position);
+    __syncthreads();
     pdl_wait();
-    rotate<D>(p, at, heads[warp], queries, own);
+    rotate<D>(p, at, turns, heads[warp], queries, own);
     __syncthreads();
     uint32_t q[D / 32][2][4];
     load_q<D>(queries, q);

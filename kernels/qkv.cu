@@ -32,13 +32,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) qkv_epilogue(const QkvE
     float* x = heads[warp];
     if (head < p.q_heads) {
         float* q = p.q + (size_t)row * p.q_stride + head * dim;
-        take_head(x, q, dim, p.q_norm, p.rope, position);
+        take_head(x, q, dim, p.q_norm, p.rope, position, nullptr);
         for (int i = lane; i < dim; i += 32) q[i] = x[i];
         return;
     }
     int is_v = head >= p.q_heads + p.kv.heads, kv_head = (head - p.q_heads) % p.kv.heads;
     const float* from = (is_v ? p.v : p.k) + (size_t)row * p.kv_stride + kv_head * dim;
-    if (!is_v) take_head(x, from, dim, p.k_norm, p.rope, position);
+    if (!is_v) take_head(x, from, dim, p.k_norm, p.rope, position, nullptr);
     __half* to = kv_page(p.kv, slot, position, is_v, kv_head) + position % PAGE_TOKENS * dim;
     for (int i = lane; i < dim; i += 32) to[i] = __float2half_rn(is_v ? from[i] : x[i]);
 }

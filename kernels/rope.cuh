@@ -29,24 +29,29 @@ __device__ __forceinline__ void norm_head(float* x, int dim, const Norm& norm) {
     __syncwarp();
 }
 
-__device__ __forceinline__ void rotate_head(float* x, const Rope& rope, int position) {
-    for (int i = threadIdx.x % 32; i < rope.pairs; i += 32) {
-        float sine, cosine;
-        sincosf((float)position * rope.inv_freq[i], &sine, &cosine);
-        sine *= rope.magnitude;
-        cosine *= rope.magnitude;
-        int a = rope.adjacent ? 2 * i : i, b = rope.adjacent ? 2 * i + 1 : i + rope.pairs;
-        float u = x[a], w = x[b];
-        x[a] = u * cosine - w * sine;
-        x[b] = u * sine + w * cosine;
-    }
-    __syncwarp();
+// Cosine and sine of pair i at `position`.
+__device__ __forceinline__ float2 turn_of(const Rope& rope, int i, int position) {
+    float sine, cosine;
+    sincosf((float)position * rope.inv_freq[i], &sine, &cosine);
+    return make_float2(cosine * rope.magnitude, sine * rope.magnitude);
 }
 
-// x = from, normed (weight null: not) and rotated
-__device__ __forceinline__ void take_head(float* x, const float* from, int dim, const Norm& norm, const Rope& rope, int position) {
-    for (int i = threadIdx.x % 32; i < dim; i += 32) x[i] = from[i];
+// Turns pair i of x.
+__device__ __forceinline__ void turn(float* x, const Rope& rope, int i, float2 by) {
+    int a = rope.adjacent ? 2 * i : i, b = rope.adjacent ? 2 * i + 1 : i + rope.pairs;
+    float u = x[a], w = x[b];
+    x[a] = u * by.x - w * by.y;
+    x[b] = u * by.y + w * by.x;
+}
+
+// x = from, normed (weight null: not) and rotated. `turns` [pairs]: see turn_of; null: they are worked out here.
+__device__ __forceinline__ void take_head(float* x, const float* from, int dim, const Norm& norm, const Rope& rope, int position,
+                                          const float2* turns) {
+    int lane = threadIdx.x % 32;
+    for (int i = lane; i < dim; i += 32) x[i] = from[i];
     __syncwarp();
     if (norm.weight) norm_head(x, dim, norm);
-    if (rope.inv_freq) rotate_head(x, rope, position);
+    if (!rope.inv_freq) return;
+    for (int i = lane; i < rope.pairs; i += 32) turn(x, rope, i, turns ? turns[i] : turn_of(rope, i, position));
+    __syncwarp();
 }

@@ -78,12 +78,17 @@ __device__ __forceinline__ uint64_t best_of_quad(const Sample& p, const DrawSpec
     uint64_t best = 0;
     uint32_t words[4] = {quad, 0, d.position, 0};
     bool noisy = d.temperature >= GREEDY_BELOW;
+    __align__(16) float four[4] = {};
+    if (p.n_vocab % 4 == 0)
+        *(float4*)four = *(const float4*)(logits + quad * 4);
+    else
+        for (uint32_t i = 0; i < 4 && quad * 4 + i < (uint32_t)p.n_vocab; i++) four[i] = logits[quad * 4 + i];
     if (noisy) philox(words, d.seed_low, d.seed_high);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint32_t id = quad * 4 + i;
         if (id >= (uint32_t)p.n_vocab || (p.never[id / 32] >> (id % 32) & 1)) continue;
-        float logit = logits[id];
+        float logit = four[i];
         uint64_t key;
         if (logit != logit) {
             key = ~0ull;
@@ -132,6 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const Sample p) {
     if (!last || threadIdx.x != 0) return;
     __threadfence();
     p.finished[row] = 0;
+#pragma unroll 16
     for (int i = 0; i < p.parts; i++) {
         uint64_t key = __ldcg(&p.best[(size_t)row * p.parts + i]);
         best = key > best ? key : best;

@@ -3,6 +3,7 @@
 #![cfg(feature = "cuda")]
 
 mod speed;
+mod stubs;
 #[path = "../models/support/mod.rs"]
 mod support;
 

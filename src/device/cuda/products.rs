@@ -250,7 +250,8 @@ impl Run<'_> {
                 args.weight_stages = if sizes.iter().any(|p| p.kind == 0) { 4 } else { 2 };
                 let weights = args.weight_stages as usize * 8 * together * slot;
                 args.stages = stages(16384, SHARED_BYTES.saturating_sub(weights + 1024), 8) as u32;
-                ([blocks(PROMPT_ROWS), units, 1], 384, 1024 + args.stages as usize * 16384 + weights)
+                let shared = (args.stages as usize * 16384 + weights).max(together * 81920);
+                ([blocks(PROMPT_ROWS), units, 1], 384, 1024 + shared)
             }
         };
         let file = way.file();

@@ -14,7 +14,7 @@ const MAX_SPLITS: usize = 32;
 /// Rows of one tile of a prompt's attention, as in kernels/attend_prefill.cu.
 pub(super) const TILE_ROWS: usize = 64;
 /// Blocks that search one row of logits.
-pub(super) const SAMPLE_PARTS: usize = 32;
+pub(super) const SAMPLE_PARTS: usize = 64;
 /// Rows of one expert begin at a multiple of this among the rows sorted by expert.
 pub(super) const PLACE_ALIGNMENT: usize = 8;
 const ALIGNMENT: u64 = 256;
