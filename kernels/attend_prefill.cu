@@ -35,25 +35,38 @@ __device__ __forceinline__ void load_q(const Attend& p, const int4& tile, int he
         }
 }
 
-// Keys or values of tokens t0 .. t0 + TILE into [TILE][D + 8]; zero from `end` on and past the dimension.
+// 16 bytes to shared memory, without waiting; zeros where there are none.
+__device__ __forceinline__ void copy16(__half* to, const __half* from, bool there) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+// Starts to fetch keys and values of tokens t0 .. t0 + TILE into [2][TILE][D + 8]; zero from `end` on and past the dimension.
 template <int D, int TILE>
-__device__ __forceinline__ void load_tile(const Attend& p, __half* to, int slot, int t0, int end, int which, int kv_head) {
+__device__ __forceinline__ void fetch_tile(const Attend& p, __half* to, int slot, int t0, int end, int kv_head) {
     int dim = p.kv.dim;
-    for (int i = threadIdx.x; i < TILE * (D / 8); i += 128) {
-        int t = i / (D / 8), d = i % (D / 8) * 8;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (t0 + t < end && d < dim) {
-            const __half* page = kv_page(p.kv, slot, t0 + t, which, kv_head);
-            v = *(const uint4*)(page + (t0 + t) % PAGE_TOKENS * dim + d);
-        }
-        *(uint4*)(to + t * (D + 8) + d) = v;
-    }
+    const __half* pages[2][TILE / PAGE_TOKENS];
+#pragma unroll
+    for (int j = 0; j < TILE / PAGE_TOKENS; j++)
+#pragma unroll
+        for (int which = 0; which < 2; which++)
+            pages[which][j] = t0 + j * PAGE_TOKENS < end ? kv_page(p.kv, slot, t0 + j * PAGE_TOKENS, which, kv_head) : (const __half*)p.kv.base;
+#pragma unroll
+    for (int which = 0; which < 2; which++)
+#pragma unroll
+        for (int j = 0; j < TILE / PAGE_TOKENS; j++)
+            for (int i = threadIdx.x; i < PAGE_TOKENS * (D / 8); i += 128) {
+                int t = i / (D / 8), d = i % (D / 8) * 8;
+                bool there = t0 + j * PAGE_TOKENS + t < end && d < dim;
+                copy16(to + (which * TILE + j * PAGE_TOKENS + t) * (D + 8) + d, pages[which][j] + (there ? t * dim + d : 0), there);
+            }
+    asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 template <int D, int TILE>
 __device__ __forceinline__ void attend_tile(const Attend& p) {
-    __shared__ __align__(16) __half keys[TILE * (D + 8)];
-    __shared__ __align__(16) __half values[TILE * (D + 8)];
+    extern __shared__ uint4 shared16[];
+    __half* tiles = (__half*)shared16;
     pdl_begin();
     int4 tile = p.tiles[blockIdx.x];
     int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv.heads), dim = p.kv.dim;
@@ -68,10 +81,18 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
     int from[2] = {first_visible(p, position[0]), first_visible(p, position[1])};
     int end = tile.w + tile.y;
 
-    for (int t0 = first_visible(p, tile.w) / TILE * TILE; t0 < end; t0 += TILE) {
-        __syncthreads();
-        load_tile<D, TILE>(p, keys, tile.z, t0, end, 0, kv_head);
-        load_tile<D, TILE>(p, values, tile.z, t0, end, 1, kv_head);
+    constexpr int TILE_HALFS = 2 * TILE * (D + 8);
+    int start = first_visible(p, tile.w) / TILE * TILE;
+    fetch_tile<D, TILE>(p, tiles, tile.z, start, end, kv_head);
+    for (int t0 = start, at = 0; t0 < end; t0 += TILE, at ^= 1) {
+        const __half *keys = tiles + at * TILE_HALFS, *values = keys + TILE * (D + 8);
+        // The next tile is on its way while this one is used.
+        if (t0 + TILE < end) {
+            fetch_tile<D, TILE>(p, tiles + (at ^ 1) * TILE_HALFS, tile.z, t0 + TILE, end, kv_head);
+            asm volatile("cp.async.wait_group 1;" ::: "memory");
+        } else {
+            asm volatile("cp.async.wait_group 0;" ::: "memory");
+        }
         __syncthreads();
         float s[TILE / 8][4];
 #pragma unroll
@@ -139,6 +160,7 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
                 mma(o[2 * i], w[n], b[0], b[1]);
                 mma(o[2 * i + 1], w[n], b[2], b[3]);
             }
+        __syncthreads();
     }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -158,7 +180,7 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
     }
 }
 
-// grid (tiles, q heads), block 128
+// grid (tiles, q heads), block 128, shared: two tiles of keys and values, 8 * TILE * (D + 8) bytes
 #define ATTEND(D, TILE) \
     extern "C" __global__ void __launch_bounds__(128) attend_prefill_d##D(const Attend p) { attend_tile<D, TILE>(p); }
 ATTEND(32, 64)

@@ -54,7 +54,7 @@ run() {
     WORKER_ORCD_GOLDENS=${WORKER_ORCD_GOLDENS:-$1/goldens}
     export WORKER_ORCD_GOLDENS WORKER_ORCD_TEST_DEVICE=cuda WORKER_ORCD_DEVICE=cuda
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
-    for test in golden_models company window nothing; do
+    for test in golden_models company window far_rows nothing stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
     check "device, generic kernels: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models

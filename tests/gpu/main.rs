@@ -2,6 +2,7 @@
 
 #![cfg(feature = "cuda")]
 
+mod long;
 mod speed;
 mod stubs;
 #[path = "../models/support/mod.rs"]

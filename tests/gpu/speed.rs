@@ -103,7 +103,10 @@ fn bench(device: &dyn Device, path: &Path) {
     let mut line = format!("{:28} load {load:.3} s", path.file_stem().unwrap_or_default().to_string_lossy());
     for n in [64, 512, 4096] {
         if n < context {
-            b.prompt(n, &one[0]);
+            let first = b.prompt(n, &one[0]);
+            if n == 64 {
+                line += &format!("  first prompt {:.1} ms", first * 1e3);
+            }
             let seconds = b.prompt(n, &one[0]);
             line += &format!("  pp{n} {:.0} t/s ({:.1} ms)", n as f64 / seconds, seconds * 1e3);
         }
@@ -123,6 +126,21 @@ fn bench(device: &dyn Device, path: &Path) {
     println!("{line}");
 }
 
+/// Prints what the library has to say of a load.
+struct Printer;
+
+impl log::Log for Printer {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.level() <= log::Level::Debug
+    }
+
+    fn log(&self, record: &log::Record) {
+        println!("    {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 #[test]
 fn speeds() {
     let Some(folder) = std::env::var_os("WORKER_ORCD_SPEED_MODELS") else {
@@ -131,6 +149,8 @@ fn speeds() {
     };
     let Some(device) = gpu() else { return };
     println!("{}", device.name());
+    log::set_logger(&Printer).expect("no other logger");
+    log::set_max_level(log::LevelFilter::Debug);
     let entries = std::fs::read_dir(folder).expect("a folder");
     let mut paths: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
     paths.sort();

@@ -104,7 +104,10 @@ impl Run<'_> {
     fn attend_prompt(&self, heads: Heads, p: &params::Attend) -> Result<()> {
         let width = [32, 64, 96, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
         let name = format!("attend_prefill_d{width}");
-        self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, 0), p)
+        // Two tiles of keys and values in f16, each row with room to keep off another's banks.
+        let tile = if width == 256 { 32 } else { 64 };
+        let shared = 8 * tile * (width + 8);
+        self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, shared as u32), p)
     }
 
     fn attend_rows(&self, heads: Heads, p: &params::Attend) -> Result<()> {

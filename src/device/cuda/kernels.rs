@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// Functions by file and name, each with the shared memory that it may use.
-type Functions = HashMap<(&'static str, String), (Handle, u32)>;
+/// Functions by name, each with the shared memory that it may use.
+type Functions = HashMap<String, (Handle, u32)>;
 
 pub(super) struct Kernels {
     modules: Vec<(&'static str, Handle)>,
@@ -51,8 +51,7 @@ impl Kernels {
     /// The function, allowed to use `shared_bytes` of shared memory.
     fn function(&self, gpu: &Gpu, launch: &Launch) -> Result<Handle> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (launch.file, launch.name.to_string());
-        if let Some(&(function, allowed)) = functions.get(&key)
+        if let Some(&(function, allowed)) = functions.get(launch.name)
             && allowed >= launch.shared_bytes
         {
             return Ok(function);
@@ -69,7 +68,7 @@ impl Kernels {
             let code = unsafe { gpu.api.function_set(function, FUNCTION_DYNAMIC_SHARED, launch.shared_bytes as c_int) };
             gpu.check(code, &format!("giving {} its shared memory", launch.name))?;
         }
-        functions.insert(key, (function, launch.shared_bytes));
+        functions.insert(launch.name.to_string(), (function, launch.shared_bytes));
         Ok(function)
     }
 
@@ -135,6 +134,9 @@ impl Kernels {
         let mut pointers: [*mut c_void; 1] = [std::ptr::from_ref(params).cast_mut().cast()];
         // SAFETY: the caller's promise; the driver copies the parameters before it returns.
         let code = unsafe { gpu.api.launch(&config, function, pointers.as_mut_ptr(), std::ptr::null_mut()) };
-        gpu.check(code, &format!("launching {}", launch.name)).map_err(|e| Error::launch(e.reason()))
+        match code {
+            0 => Ok(()),
+            _ => gpu.check(code, &format!("launching {}", launch.name)).map_err(|e| Error::launch(e.reason())),
+        }
     }
 }

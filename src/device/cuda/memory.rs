@@ -56,7 +56,7 @@ pub(super) struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    /// Zeros. The context must be current.
+    /// Whatever the system left there. The context must be current.
     pub(super) fn new(gpu: &Arc<Gpu>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(64);
         let mut ptr = std::ptr::null_mut();
@@ -66,14 +66,11 @@ impl Pinned {
         if ptr.is_null() {
             return Err(Error::memory(format!("pinning {bytes} bytes of host memory gave none")));
         }
-        let ptr = ptr.cast::<u8>();
-        // SAFETY: freshly allocated.
-        unsafe { std::ptr::write_bytes(ptr, 0, bytes) };
-        Ok(Self { gpu: gpu.clone(), ptr, bytes })
+        Ok(Self { gpu: gpu.clone(), ptr: ptr.cast(), bytes })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: allocated, initialised, and owned.
+        // SAFETY: allocated and owned; mapped in by the driver, so every byte has a value.
         unsafe { std::slice::from_raw_parts(self.ptr, self.bytes) }
     }
 

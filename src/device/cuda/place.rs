@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Source;
 use crate::plan::{KvType, Limits, Plan, Step};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Left free for the driver: modules, graphs, its own pools.
 const RESERVE_BYTES: u64 = 128 << 20;
@@ -116,6 +117,7 @@ impl Device for CudaDevice {
         limits: Limits,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<LoadedModel> {
+        let start = Instant::now();
         check_shapes(&plan)?;
         if limits.kv_type != KvType::F16 {
             return Err(Error::load("the CUDA device keeps keys and values as F16 only"));
@@ -138,16 +140,20 @@ impl Device for CudaDevice {
                 gpu.ordinal
             )));
         }
+        log::debug!("{needed} bytes on GPU {} after {:.3} s", gpu.ordinal, start.elapsed().as_secs_f64());
         let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;
         let working = DeviceMemory::new(gpu, working_bytes, "the working memory")?;
         let (scratch, _) = scratch::cut(&plan, &sizes, block_bytes, working.ptr)?;
         let ropes = prepare(gpu, &plan, &scratch, &working)?;
+        log::debug!("memory is ready after {:.3} s", start.elapsed().as_secs_f64());
         let target = Target { base: slab.ptr, places: &places, stored: &stored };
         upload(gpu, &plan, &source, target, progress)?;
+        log::debug!("weights are uploaded after {:.3} s", start.elapsed().as_secs_f64());
         let page_bytes: Vec<u64> = plan.kv_groups.iter().map(|g| g.page_bytes(limits.kv_type) as u64).collect();
         let kv = Arc::new(KvPool::new(gpu, &page_bytes)?);
         let weights = Arc::new(LoadedWeights { gpu: gpu.clone(), plan, slab, places, stored, working });
         let executor = CudaExecutor::new(weights.clone(), kv.clone(), (sizes, scratch, ropes), (decode, prefill))?;
+        log::debug!("the model is loaded after {:.3} s", start.elapsed().as_secs_f64());
         Ok(LoadedModel { executor: Box::new(executor), kv, weights })
     }
 
