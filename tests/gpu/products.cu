@@ -30,7 +30,7 @@ static Buffer<uint8_t>* prepared(const Buffer<float>& x, int tokens, int cols, i
     const size_t bytes = format == 2 ? (size_t)records_of(cols) * stride * 512 : (size_t)steps_of(cols) * stride * 128 + 128 * 128;
     auto* out = new Buffer<uint8_t>(bytes);
     out->fill(0xff);
-    launch(prepare, dim3(tokens), 256, 0, PrepareArgs{x.data, nullptr, nullptr, out->data, nullptr, (uint32_t)cols, (uint32_t)cols, (uint32_t)stride, 1, 0, format, 0, 1});
+    launch(prepare, dim3(tokens), 512, 0, PrepareArgs{x.data, nullptr, nullptr, out->data, nullptr, (uint32_t)cols, (uint32_t)cols, (uint32_t)stride, 1, 0, format, 0, 1});
     return out;
 }
 
@@ -185,7 +185,7 @@ static void check_fusions() {
     const Case one = {12, 200, cols};
     Matrix gate(one, 3), up(one, 4);
     for (uint32_t act : {ACT_SILU, ACT_GELU, ACT_CLAMPED})
-        for (int count : {1, 8, 33, 70})
+        for (int count : {1, 8, 13, 33, 70})
             for (int prefill = 0; prefill < (has_prefill() ? 2 : 1); ++prefill) {
                 const int stride = (count + 7) / 8 * 8;
                 std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, count, cols, stride, prefill ? 3 : 2));
@@ -195,7 +195,7 @@ static void check_fusions() {
                 ProductArgs a = arguments(cols, count, px->data, stride);
                 a.matrices = 2, a.act = act, a.alpha = 1.702f, a.limit = 7.0f, a.store_scale = 0.0625f;
                 a.matrix[0] = gate.m, a.matrix[1] = up.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = one.rows;
-                const Path path = prefill ? Path::prefill : count <= 8 ? Path::small : count == 33 && has_clusters() ? Path::split : Path::batch;
+                const Path path = prefill ? Path::prefill : count <= 16 ? Path::small : count == 33 && has_clusters() ? Path::split : Path::batch;
                 run(plan_for(a, path, 0));
                 const auto got = y.get();
                 a.store = prefill ? STORE_PANELS : STORE_RECORDS, a.matrix[0].out = h.data, a.matrix[0].out_stride = stride;

@@ -52,7 +52,7 @@ pub(super) struct Items {
 /// The ways of products over repacked weights. The first three make the same sums in the same order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Up to 8 rows.
+    /// Up to 8 rows a block.
     Small,
     /// Up to 64 rows a block.
     Batch,
@@ -91,6 +91,23 @@ fn number_units(args: &mut PackedProduct, (pair, way, wide): (bool, Way, bool)) 
     args.units as usize
 }
 
+/// Of the ways that make the same sums from the same input, the one that was fastest (tests/bench/gpu-products.md). A cluster
+/// for an eighth of the columns pays where there are few rows of weights; up to 16 rows, so do two passes of 8.
+fn fastest(way: Way, args: &PackedProduct, pair: bool, items: Option<Items>) -> Way {
+    if way != Way::Split {
+        return way;
+    }
+    let matrices = if pair { 1 } else { args.matrices as usize };
+    let tiles: u32 = args.matrix.iter().take(matrices).map(|m| m.tiles).sum();
+    if tiles >= if pair { MANY_PAIRED_TILES } else { MANY_TILES } {
+        Way::Batch
+    } else if items.is_none() && args.tokens as usize <= 2 * SMALL_ROWS {
+        Way::Small
+    } else {
+        Way::Split
+    }
+}
+
 /// Bytes that a piece takes in a ring of shared memory; F16 goes past it where it can.
 fn slot_bytes(packed: &Packed, way: Way) -> usize {
     match (packed.kind, way) {
@@ -104,6 +121,9 @@ fn slot_bytes(packed: &Packed, way: Way) -> usize {
 pub(super) const SMALL_ROWS: usize = 8;
 pub(super) const BATCH_ROWS: usize = 64;
 pub(super) const PROMPT_ROWS: usize = 128;
+/// Tiles from which on blocks that go through all columns fill the card: of gate alone, and of all matrices.
+const MANY_PAIRED_TILES: u32 = 256;
+const MANY_TILES: u32 = 2000;
 /// Blocks of a cluster of product_split.
 const SPLIT_BLOCKS: usize = 8;
 /// Shared memory that a block may have, and what a block that shares the multiprocessor with another takes.
@@ -220,6 +240,7 @@ impl Run<'_> {
         items: Option<Items>,
     ) -> Result<()> {
         let tokens = args.tokens as usize;
+        let way = fastest(way, &args, pair, items);
         let wide = !pair && self.wide(&args, way, items);
         let units = number_units(&mut args, (pair, way, wide));
         let slot = sizes.iter().map(|p| slot_bytes(p, way)).max().unwrap_or(0);
@@ -230,13 +251,13 @@ impl Run<'_> {
         let blocks = |rows: usize| items.map_or(tokens.div_ceil(rows), |i| i.items);
         let (grid, threads, shared) = match way {
             Way::Small => {
-                let stage = 8 * (together * slot + 512 * tokens);
+                let stage = 8 * (together * slot + 512 * tokens.min(SMALL_ROWS));
                 args.stages = stages(stage, HALF_SHARED_BYTES, 4) as u32;
-                ([units, items.map_or(1, |i| i.items), 1], 256, args.stages as usize * stage)
+                ([units, blocks(SMALL_ROWS), 1], 256, args.stages as usize * stage)
             }
             Way::Batch => {
                 let stage = 8 * slot + rows_bytes;
-                args.stages = stages(stage, SHARED_BYTES - 26 * 1024, 4) as u32;
+                args.stages = stages(stage, HALF_SHARED_BYTES + 10 * 1024, 4) as u32;
                 ([units, blocks(BATCH_ROWS), 1], 256, (args.stages as usize * stage).max(16384))
             }
             Way::Split => {
