@@ -1,7 +1,7 @@
 // Weights in the layout of the file: eight at a time, dequantised to float.
 //
 // The portable twin of src/quant: one function for each type, the same arithmetic. k is a multiple of 8, so the eight share
-// a half of a block of 32 and a scale of a block of 256.
+// a half of a block of 32 and a scale of a block of 256; rows of plain numbers are whole multiples of 8, and so aligned.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -51,21 +51,23 @@ __device__ __forceinline__ void decode8(const uint8_t* row, int k, float w[8]);
 
 template <>
 __device__ __forceinline__ void decode8<F32>(const uint8_t* row, int k, float w[8]) {
-    const float* p = (const float*)row + k;
-#pragma unroll
-    for (int i = 0; i < 8; i++) w[i] = p[i];
+    const float4* p = (const float4*)((const float*)row + k);
+    float4 a = p[0], b = p[1];
+    w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w, w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
 }
 
 template <>
 __device__ __forceinline__ void decode8<F16>(const uint8_t* row, int k, float w[8]) {
-    const __half* p = (const __half*)row + k;
+    uint4 raw = *(const uint4*)((const __half*)row + k);
+    const __half* p = (const __half*)&raw;
 #pragma unroll
     for (int i = 0; i < 8; i++) w[i] = __half2float(p[i]);
 }
 
 template <>
 __device__ __forceinline__ void decode8<BF16>(const uint8_t* row, int k, float w[8]) {
-    const __nv_bfloat16* p = (const __nv_bfloat16*)row + k;
+    uint4 raw = *(const uint4*)((const __nv_bfloat16*)row + k);
+    const __nv_bfloat16* p = (const __nv_bfloat16*)&raw;
 #pragma unroll
     for (int i = 0; i < 8; i++) w[i] = __bfloat162float(p[i]);
 }

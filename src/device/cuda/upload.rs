@@ -22,6 +22,7 @@ use std::thread;
 
 const BUFFER_BYTES: usize = 8 << 20;
 const BUFFERS: usize = 12;
+const FIRST_BUFFERS: usize = 2;
 const READERS: usize = 12;
 /// Streams that take jobs in turn, each with a staging area: one copies while the other repacks.
 const LANES: usize = 2;
@@ -169,6 +170,19 @@ pub(super) fn fits_a_buffer(weight: &Weight) -> bool {
     weight.row_bytes() <= BUFFER_BYTES / BLOCK_ROWS
 }
 
+/// Gives `count` more buffers, or as many as there can be: the load only takes longer with fewer.
+fn pin(gpu: &Arc<Gpu>, count: usize, give: Sender<Pinned>) {
+    let Ok(_entered) = gpu.enter() else {
+        return;
+    };
+    for buffer in (0..count).map(|_| Pinned::new(gpu, BUFFER_BYTES)) {
+        match buffer {
+            Ok(buffer) => drop(give.send(buffer)),
+            Err(e) => return log::debug!("fewer buffers for the load: {}", e.reason()),
+        }
+    }
+}
+
 /// Copies every weight to its place. The context must be current.
 pub(super) fn upload(
     gpu: &Arc<Gpu>,
@@ -192,9 +206,12 @@ pub(super) fn upload(
             scope.spawn(move || read(shared, send));
         }
         drop(send);
-        for _ in 0..BUFFERS.min(jobs.len()) {
+        // Pinning takes longer than copying: all but the first buffers are pinned while these are at work.
+        for _ in 0..FIRST_BUFFERS.min(jobs.len()) {
             let _ = give.send(Pinned::new(gpu, BUFFER_BYTES)?);
         }
+        let (more, count) = (give.clone(), BUFFERS.min(jobs.len()).saturating_sub(FIRST_BUFFERS));
+        scope.spawn(move || pin(gpu, count, more));
         let in_flight = VecDeque::new();
         let copying =
             Copying { gpu, plan, streams: &streams, staging: &staging, jobs: &jobs, give, in_flight, lane: 0 };
@@ -220,7 +237,7 @@ impl Copying<'_> {
         let mut done = 0;
         let mut left = self.jobs.len();
         while left > 0 || !self.in_flight.is_empty() {
-            let next = if left == 0 || self.in_flight.len() >= BUFFERS / 2 { None } else { filled.recv().ok() };
+            let next = if left == 0 || self.in_flight.len() >= LANES { None } else { filled.recv().ok() };
             match next {
                 Some(f) => {
                     left -= 1;
