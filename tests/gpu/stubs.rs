@@ -5,7 +5,7 @@ use std::process::Command;
 use worker_orcd::device::cuda;
 use worker_orcd::error::ErrorCode;
 
-const CHILD: &str = "WORKER_ORCD_STUB_CHILD";
+const CHILD: &str = "CHILD_WITH_A_STUB_DRIVER";
 
 /// The names of all functions that the device calls.
 fn symbols() -> Vec<&'static str> {
