@@ -2,7 +2,8 @@
 
 use super::params;
 use super::pass::Run;
-use super::products::{PackedRows, Way};
+use super::products::PackedRows;
+use super::ways::Way;
 use crate::error::{Error, Result};
 use crate::model::{Heads, Norm, RopeStyle};
 use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
@@ -13,6 +14,28 @@ const STEP_COLS: usize = 64;
 const DECODE_WARPS: usize = 8;
 /// Query heads that a block takes together in decoding.
 const HEADS_TOGETHER: usize = 16;
+/// Above the shared memory that attention's kernels declare.
+const DECLARED_BYTES: usize = 24 << 10;
+
+/// Shared memory that attention asks for: in a prompt, and in decoding.
+fn asked_bytes(heads: Heads) -> (usize, usize) {
+    let width = prompt_width(heads);
+    // Two tiles of keys and values in f16, each row with room to keep off another's banks.
+    let tile = if width == 256 { 32 } else { 64 };
+    let group = heads.q / heads.kv.max(1);
+    (8 * tile * (width + 8), 4 * DECODE_WARPS * group.min(HEADS_TOGETHER) * (heads.dim + 2))
+}
+
+/// Whether blocks that may have `shared_bytes` can attend with these heads.
+pub(super) fn fits(heads: Heads, shared_bytes: usize) -> bool {
+    let (prompt, decode) = asked_bytes(heads);
+    prompt.max(decode) + DECLARED_BYTES <= shared_bytes
+}
+
+/// The width that a prompt's kernel is made for.
+fn prompt_width(heads: Heads) -> usize {
+    [32, 64, 96, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256)
+}
 
 impl Run<'_> {
     pub(super) fn rope(&self, qkv: &Qkv) -> params::RopeArg {
@@ -102,11 +125,8 @@ impl Run<'_> {
     }
 
     fn attend_prompt(&self, heads: Heads, p: &params::Attend) -> Result<()> {
-        let width = [32, 64, 96, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
-        let name = format!("attend_prefill_d{width}");
-        // Two tiles of keys and values in f16, each row with room to keep off another's banks.
-        let tile = if width == 256 { 32 } else { 64 };
-        let shared = 8 * tile * (width + 8);
+        let name = format!("attend_prefill_d{}", prompt_width(heads));
+        let shared = asked_bytes(heads).0;
         self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, shared as u32), p)
     }
 
@@ -114,7 +134,7 @@ impl Run<'_> {
         let group = heads.q / heads.kv;
         let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
         let name = format!("attend_decode_d{width}");
-        let shared = 4 * DECODE_WARPS * group.min(HEADS_TOGETHER) * (heads.dim + 2);
+        let shared = asked_bytes(heads).1;
         let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
         self.launch("attend_decode", &name, grid, (32 * DECODE_WARPS as u32, shared as u32), p)
     }

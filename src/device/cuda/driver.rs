@@ -61,8 +61,10 @@ pub(super) struct LaunchConfig {
 
 pub(super) const ATTRIBUTE_PROGRAMMATIC_SERIALIZATION: c_int = 6;
 pub(super) const DEVICE_MULTIPROCESSORS: c_int = 16;
+pub(super) const DEVICE_BLOCK_SHARED: c_int = 97;
 pub(super) const DEVICE_MAJOR: c_int = 75;
 pub(super) const DEVICE_MINOR: c_int = 76;
+pub(super) const FUNCTION_STATIC_SHARED: c_int = 1;
 pub(super) const FUNCTION_DYNAMIC_SHARED: c_int = 8;
 pub(super) const POINTER_MEMORY_TYPE: c_int = 2;
 pub(super) const POINTER_IS_MANAGED: c_int = 8;
@@ -132,6 +134,7 @@ api! {
     set_access = "cuMemSetAccess" (ptr: Ptr, bytes: usize, desc: *const AccessDesc, count: usize);
     module_load = "cuModuleLoadData" (module: *mut Handle, image: *const c_void);
     module_function = "cuModuleGetFunction" (function: *mut Handle, module: Handle, name: *const c_char);
+    function_get = "cuFuncGetAttribute" (value: *mut c_int, attribute: c_int, function: Handle);
     function_set = "cuFuncSetAttribute" (function: Handle, attribute: c_int, value: c_int);
     occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor" (blocks: *mut c_int, function: Handle, threads: c_int, shared: usize);
     stream_create = "cuStreamCreate" (stream: *mut Handle, flags: c_uint);

@@ -2,9 +2,10 @@
 
 use super::params;
 use super::pass::Run;
-use super::products::{BATCH_ROWS, Group, Items, PROMPT_ROWS, PackedRows, Rows, SMALL_ROWS, Store, Way};
+use super::products::{Group, Items, PackedRows, Rows, Store};
 use super::raw::Chosen;
 use super::scratch::PLACE_ALIGNMENT;
+use super::ways::{BATCH_ROWS, PROMPT_ROWS, SMALL_ROWS, Way};
 use crate::error::Result;
 use crate::plan::Experts;
 
@@ -60,36 +61,8 @@ impl Run<'_> {
 
     /// Rows sorted by expert, so that each expert's matrices are read once.
     fn grouped_experts(&self, e: &Experts, x: Rows) -> Result<()> {
-        let (s, way, experts) = (self.scratch, self.way(), e.router.rows.len());
-        let choices = x.n * e.used;
-        let most = match way {
-            Way::Small => SMALL_ROWS,
-            Way::Batch | Way::Split => BATCH_ROWS,
-            Way::Prompt => PROMPT_ROWS,
-        };
-        let items = Items {
-            at: s.items,
-            count: s.item_count,
-            items: choices.min(experts + choices / most),
-            rows: x.n.min(most),
-        };
-        // The last place is for rows that are not there.
-        let spare = choices + PLACE_ALIGNMENT * experts;
-        let group = params::Group {
-            chosen: s.chosen,
-            places: s.places,
-            items: s.items,
-            item_count: s.item_count,
-            slot: self.block.slot,
-            n: x.n as i32,
-            used: e.used as i32,
-            experts: experts as i32,
-            align: PLACE_ALIGNMENT as i32,
-            most: items.rows as i32,
-            spare: spare as i32,
-        };
-        self.launch("experts", "group_experts", [1, 1, 1], (256, 0), &group)?;
-        let stride = (spare + PROMPT_ROWS).next_multiple_of(PROMPT_ROWS);
+        let (s, way) = (self.scratch, self.way());
+        let (items, stride) = self.group(e, x.n, way)?;
         let packed = |at| PackedRows { at, stride, n: items.rows };
         let input = params::Prepare {
             input: x.at,
@@ -118,5 +91,36 @@ impl Run<'_> {
             items: Some(items),
         };
         self.packed_product(&down, way)
+    }
+
+    /// Gives each choice of `n` rows its place among the rows sorted by expert; returns the pieces that the products take,
+    /// and the stride of the sorted rows.
+    fn group(&self, e: &Experts, n: usize, way: Way) -> Result<(Items, usize)> {
+        let (s, experts) = (self.scratch, e.router.rows.len());
+        let choices = n * e.used;
+        let most = match way {
+            Way::Small => SMALL_ROWS,
+            Way::Batch | Way::Split => BATCH_ROWS,
+            Way::Prompt => PROMPT_ROWS,
+        };
+        let (at, count, rows) = (s.items, s.item_count, n.min(most));
+        let items = Items { at, count, items: choices.min(experts + choices / most), rows };
+        // The last place is for rows that are not there.
+        let spare = choices + PLACE_ALIGNMENT * experts;
+        let group = params::Group {
+            chosen: s.chosen,
+            places: s.places,
+            items: at,
+            item_count: count,
+            slot: self.block.slot,
+            n: n as i32,
+            used: e.used as i32,
+            experts: experts as i32,
+            align: PLACE_ALIGNMENT as i32,
+            most: rows as i32,
+            spare: spare as i32,
+        };
+        self.launch("experts", "group_experts", [1, 1, 1], (256, 0), &group)?;
+        Ok((items, (spare + PROMPT_ROWS).next_multiple_of(PROMPT_ROWS)))
     }
 }

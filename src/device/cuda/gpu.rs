@@ -3,10 +3,11 @@
 //! The primary context is shared with the host: retained once, for as long as the process lives, and never reset. A call
 //! makes it current for its own duration ([`Gpu::enter`]) and leaves the thread's context as it found it.
 
-use super::driver::{self, Api, Handle, Status};
+use super::card::Card;
+use super::driver::{Api, Handle, Status};
 use super::kernels::Kernels;
 use crate::error::{Error, Result};
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -15,11 +16,7 @@ pub(super) struct Gpu {
     pub(super) api: &'static Api,
     context: Handle,
     pub(super) ordinal: c_int,
-    pub(super) name: String,
-    /// Compute capability, as 90 for 9.0.
-    pub(super) capability: c_int,
-    pub(super) multiprocessors: c_int,
-    pub(super) memory_bytes: u64,
+    pub(super) card: Card,
     held_bytes: AtomicU64,
     lost: AtomicBool,
     kernels: OnceLock<Result<Kernels>>,
@@ -65,26 +62,7 @@ impl Gpu {
             0 => {}
             code => return Err(fail("no such device", code)),
         }
-        let attribute = |which| {
-            let mut value = 0;
-            // SAFETY: a place for the value.
-            match unsafe { api.device_attribute(&mut value, which, device) } {
-                0 => Ok(value),
-                code => Err(fail("its properties are not known", code)),
-            }
-        };
-        let capability = attribute(driver::DEVICE_MAJOR)? * 10 + attribute(driver::DEVICE_MINOR)?;
-        let multiprocessors = attribute(driver::DEVICE_MULTIPROCESSORS)?;
-        if capability < 80 {
-            let reason = format!("GPU {ordinal}: compute capability {capability}/10 is below 8.0, the least supported");
-            return Err(Error::device(reason));
-        }
-        let mut memory_bytes = 0;
-        // SAFETY: a place for the number.
-        match unsafe { api.device_memory(&mut memory_bytes, device) } {
-            0 => {}
-            code => return Err(fail("its memory is not known", code)),
-        }
+        let card = Card::ask(api, ordinal, device)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: a place for the context, which is kept for good.
         match unsafe { api.primary_retain(&mut context, device) } {
@@ -96,10 +74,7 @@ impl Gpu {
             api,
             context,
             ordinal,
-            name: name_of(api, device),
-            capability,
-            multiprocessors,
-            memory_bytes: memory_bytes as u64,
+            card,
             held_bytes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             kernels: OnceLock::new(),
@@ -171,16 +146,6 @@ impl Gpu {
 /// The codes after which the context answers every call with an error.
 fn is_sticky(code: Status) -> bool {
     matches!(code, 4 | 201 | 214 | 219 | 220 | 221 | 226 | 700 | 702 | 708..=710 | 714..=719 | 721 | 999)
-}
-
-fn name_of(api: &Api, device: c_int) -> String {
-    let mut name = [0; 256];
-    // SAFETY: room for 256 bytes, which the driver ends with NUL.
-    match unsafe { api.device_name(name.as_mut_ptr(), 255, device) } {
-        // SAFETY: the array was zero and its last byte still is.
-        0 => unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned(),
-        _ => "NVIDIA GPU".to_string(),
-    }
 }
 
 /// The context is current on this thread.

@@ -1,22 +1,41 @@
 //! The embedded kernels: loaded once per GPU, found by name, launched with one struct of parameters.
 
 use super::driver::{
-    ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED, Handle, LaunchAttribute, LaunchConfig,
+    ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED, FUNCTION_STATIC_SHARED, Handle, LaunchAttribute,
+    LaunchConfig,
 };
 use super::gpu::Gpu;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// Functions by name, each with the shared memory that it may use.
-type Functions = HashMap<String, (Handle, u32)>;
+#[derive(Clone, Copy)]
+struct Function {
+    handle: Handle,
+    /// Shared memory that it declares, and what a launch may add.
+    declared_bytes: usize,
+    allowed_bytes: u32,
+}
+
+type Functions = HashMap<String, Function>;
+
+/// What the code that the driver chose can do: that of the card's architecture, or of the oldest, compiled anew for a card that
+/// is newer than all that were built for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    /// Bulk copies, clusters of blocks, and waiting for the kernel before by itself.
+    pub clusters: bool,
+    /// Hopper's tensor cores.
+    pub wgmma: bool,
+}
 
 pub(super) struct Kernels {
     modules: Vec<(&'static str, Handle)>,
     functions: Mutex<Functions>,
+    pub(super) abilities: Abilities,
     programmatic: bool,
 }
 
@@ -44,43 +63,71 @@ impl Kernels {
             gpu.check(code, &format!("loading the kernels of {name}"))?;
             modules.push((name, module));
         }
-        let programmatic = gpu.capability >= 90 && std::env::var_os("WORKER_ORCD_CUDA_PLAIN_LAUNCH").is_none();
-        Ok(Kernels { modules, functions: Mutex::new(HashMap::new()), programmatic })
+        let none = Abilities::default();
+        let mut kernels =
+            Kernels { modules, functions: Mutex::new(HashMap::new()), abilities: none, programmatic: false };
+        // A kernel that has no code for this architecture declares no shared memory either.
+        let has_code = |file| Ok(kernels.function(gpu, file, file)?.declared_bytes > 0);
+        let abilities = Abilities { clusters: has_code("product_split")?, wgmma: has_code("product_prefill")? };
+        kernels.abilities = abilities;
+        kernels.programmatic = abilities.clusters && std::env::var_os("WORKER_ORCD_CUDA_PLAIN_LAUNCH").is_none();
+        log::debug!("GPU {}: {abilities:?}", gpu.ordinal);
+        Ok(kernels)
     }
 
-    /// The function, allowed to use `shared_bytes` of shared memory.
-    fn function(&self, gpu: &Gpu, launch: &Launch) -> Result<Handle> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&(function, allowed)) = functions.get(launch.name)
-            && allowed >= launch.shared_bytes
-        {
+    fn functions(&self) -> MutexGuard<'_, Functions> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn function(&self, gpu: &Gpu, file: &str, name: &str) -> Result<Function> {
+        if let Some(&function) = self.functions().get(name) {
             return Ok(function);
         }
-        let module = self.modules.iter().find(|m| m.0 == launch.file);
-        let module = module.ok_or_else(|| Error::launch(format!("no kernels named {}", launch.file)))?.1;
-        let name = CString::new(launch.name).map_err(|_| Error::launch("a kernel's name holds NUL"))?;
-        let mut function = std::ptr::null_mut();
+        let module = self.modules.iter().find(|m| m.0 == file);
+        let module = module.ok_or_else(|| Error::launch(format!("no kernels named {file}")))?.1;
+        let c_name = CString::new(name).map_err(|_| Error::launch("a kernel's name holds NUL"))?;
+        let mut handle = std::ptr::null_mut();
         // SAFETY: a loaded module, a C string, and a place for the function.
-        let code = unsafe { gpu.api.module_function(&mut function, module, name.as_ptr()) };
-        gpu.check(code, &format!("finding the kernel {}", launch.name))?;
-        if launch.shared_bytes > 0 {
+        let code = unsafe { gpu.api.module_function(&mut handle, module, c_name.as_ptr()) };
+        gpu.check(code, &format!("finding the kernel {name}"))?;
+        let mut declared: c_int = 0;
+        // SAFETY: a place for the number, and a function of a loaded module.
+        let code = unsafe { gpu.api.function_get(&mut declared, FUNCTION_STATIC_SHARED, handle) };
+        gpu.check(code, &format!("asking for the shared memory of {name}"))?;
+        let function = Function { handle, declared_bytes: declared.max(0) as usize, allowed_bytes: 0 };
+        Ok(*self.functions().entry(name.to_string()).or_insert(function))
+    }
+
+    /// The function, allowed to use the launch's shared memory.
+    fn allowed(&self, gpu: &Gpu, launch: &Launch) -> Result<Handle> {
+        let function = self.function(gpu, launch.file, launch.name)?;
+        // Held while the driver is told, so that no other thread takes away what this one asked for.
+        let mut functions = self.functions();
+        let known = functions.entry(launch.name.to_string()).or_insert(function);
+        if known.allowed_bytes < launch.shared_bytes {
+            let bytes = launch.shared_bytes as c_int;
             // SAFETY: a function of a loaded module.
-            let code = unsafe { gpu.api.function_set(function, FUNCTION_DYNAMIC_SHARED, launch.shared_bytes as c_int) };
-            gpu.check(code, &format!("giving {} its shared memory", launch.name))?;
+            let code = unsafe { gpu.api.function_set(function.handle, FUNCTION_DYNAMIC_SHARED, bytes) };
+            gpu.check(code, &format!("giving {} its {bytes} bytes of shared memory", launch.name))?;
+            known.allowed_bytes = launch.shared_bytes;
         }
-        functions.insert(launch.name.to_string(), (function, launch.shared_bytes));
-        Ok(function)
+        Ok(function.handle)
+    }
+
+    /// Shared memory that a launch of this kernel may have on this card.
+    pub(super) fn room(&self, gpu: &Gpu, file: &str, name: &str) -> Result<usize> {
+        Ok(gpu.card.shared_bytes.saturating_sub(self.function(gpu, file, name)?.declared_bytes))
     }
 
     /// Blocks of this kernel that fit the whole device at once.
     pub(super) fn resident_blocks(&self, gpu: &Gpu, launch: &Launch) -> Result<usize> {
-        let function = self.function(gpu, launch)?;
+        let function = self.allowed(gpu, launch)?;
         let mut blocks = 0;
         // SAFETY: a place for the number, and a function of a loaded module.
         let code =
             unsafe { gpu.api.occupancy(&mut blocks, function, launch.threads as c_int, launch.shared_bytes as usize) };
         gpu.check(code, &format!("asking how many blocks of {} fit", launch.name))?;
-        Ok(blocks.max(1) as usize * gpu.multiprocessors.max(1) as usize)
+        Ok(blocks.max(1) as usize * gpu.card.multiprocessors)
     }
 
     /// Queues a kernel whose only parameter is `params`.
@@ -119,7 +166,7 @@ impl Kernels {
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        let function = self.function(gpu, launch)?;
+        let function = self.allowed(gpu, launch)?;
         let mut value = [0; 16];
         value[0] = 1;
         let attribute = LaunchAttribute { id: ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, pad: 0, value };

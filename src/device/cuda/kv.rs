@@ -46,7 +46,7 @@ impl KvPool {
             places: Vec::new(),
             held_bytes: AtomicU64::new(0),
         };
-        let reserved_bytes = in_grains(gpu.memory_bytes);
+        let reserved_bytes = in_grains(gpu.card.memory_bytes);
         for &bytes in page_bytes {
             let mut base = 0;
             // SAFETY: a place for the address.

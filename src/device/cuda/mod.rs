@@ -4,6 +4,7 @@
 //! holds the device's code, params.rs its interface.
 
 mod attend;
+mod card;
 mod driver;
 mod executor;
 mod experts;
@@ -21,6 +22,7 @@ mod products;
 mod raw;
 mod scratch;
 mod upload;
+mod ways;
 mod weights;
 
 pub use place::CudaDevice;

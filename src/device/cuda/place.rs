@@ -1,12 +1,13 @@
 //! A GPU as the engine sees it: limits, loading, health.
 
+use super::attend;
 use super::driver::Ptr;
 use super::executor::CudaExecutor;
 use super::gpu::Gpu;
 use super::inputs::Block;
 use super::kv::KvPool;
 use super::memory::{DeviceMemory, Stream, in_grains};
-use super::packed::plan_storage;
+use super::packed::{Packed, plan_storage};
 use super::scratch::{self, Scratch, Sizes, TILE_ROWS, rope_bytes};
 use super::upload::{STAGING_BYTES, Target, upload};
 use super::weights::{LoadedWeights, places};
@@ -33,7 +34,7 @@ impl CudaDevice {
 }
 
 /// What the kernels take for granted about a plan's shapes; code 3 where one does not hold.
-fn check_shapes(plan: &Plan) -> Result<()> {
+fn check_shapes(plan: &Plan, shared_bytes: usize) -> Result<()> {
     for w in &plan.weights {
         if w.rows * w.experts > 1 && w.cols % 8 != 0 {
             return Err(Error::load(format!("{}: rows of {} weights are no multiple of 8", w.name, w.cols)));
@@ -43,6 +44,12 @@ fn check_shapes(plan: &Plan) -> Result<()> {
         match step {
             Step::Attend { heads, .. } if heads.dim % 8 != 0 || heads.dim > 256 || heads.q % heads.kv.max(1) != 0 => {
                 return Err(Error::load(format!("heads of {} elements: only multiples of 8 up to 256", heads.dim)));
+            }
+            Step::Attend { heads, .. } if !attend::fits(*heads, shared_bytes) => {
+                let (q, kv, dim) = (heads.q, heads.kv, heads.dim);
+                return Err(Error::load(format!(
+                    "{q} query heads for {kv} of {dim} elements exceed the {shared_bytes} bytes of this GPU's shared memory"
+                )));
             }
             Step::Experts(e) if e.router.rows.len() > 1024 => {
                 return Err(Error::load(format!("{} experts, more than 1024", e.router.rows.len())));
@@ -58,6 +65,47 @@ fn blocks(sizes: &Sizes) -> (Block, Block) {
     let decode = Block { rows: sizes.decode_rows, tiles: 0, heads: sizes.decode_rows };
     let tiles = sizes.batch_tokens.div_ceil(TILE_ROWS) + sizes.sequences;
     (decode, Block { rows: sizes.batch_tokens, tiles, heads: sizes.logit_rows })
+}
+
+fn bytes_of((decode, prefill): (Block, Block)) -> [u64; 2] {
+    [decode.bytes() as u64, prefill.bytes() as u64]
+}
+
+/// What a model will take on the device, and how it will lie there.
+struct Layout {
+    sizes: Sizes,
+    /// Of a decode pass and of a prefill pass.
+    blocks: (Block, Block),
+    stored: Vec<Option<Packed>>,
+    places: Vec<u64>,
+    weight_bytes: u64,
+    working_bytes: u64,
+}
+
+impl Layout {
+    fn new(plan: &Plan, limits: &Limits) -> Result<Self> {
+        let sizes = Sizes::new(plan, limits);
+        let blocks = blocks(&sizes);
+        let (_, working_bytes) = scratch::cut(plan, &sizes, bytes_of(blocks), 0)?;
+        let stored = plan_storage(plan);
+        let (places, weight_bytes) = places(plan, &stored)?;
+        Ok(Self { sizes, blocks, stored, places, weight_bytes, working_bytes })
+    }
+
+    /// Code 2 where it does not fit what is free. The context must be current.
+    fn check_room(&self, gpu: &Gpu) -> Result<()> {
+        let model_bytes = in_grains(self.weight_bytes).saturating_add(in_grains(self.working_bytes));
+        let needed = model_bytes.saturating_add(STAGING_BYTES);
+        let (free, total) = gpu.memory_info()?;
+        if needed.saturating_add(RESERVE_BYTES) > free {
+            return Err(Error::memory(format!(
+                "the model needs {needed} bytes ({} of weights) and {RESERVE_BYTES} in reserve; \
+                 {free} of {total} are free on GPU {}",
+                self.weight_bytes, gpu.ordinal
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Words with a bit for each id that must not be drawn.
@@ -97,11 +145,11 @@ fn prepare(gpu: &Arc<Gpu>, plan: &Plan, scratch: &Scratch, working: &DeviceMemor
 
 impl Device for CudaDevice {
     fn name(&self) -> String {
-        self.gpu.name.clone()
+        self.gpu.card.name.clone()
     }
 
     fn limits(&self, plan: &Plan) -> Limits {
-        let small = self.gpu.memory_bytes < 12 << 30;
+        let small = self.gpu.card.memory_bytes < 12 << 30;
         Limits {
             batch_tokens: if small { 512 } else { 1024 }.min(plan.context.max(64)),
             sequences: 64,
@@ -118,32 +166,19 @@ impl Device for CudaDevice {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<LoadedModel> {
         let start = Instant::now();
-        check_shapes(&plan)?;
+        check_shapes(&plan, self.gpu.card.shared_bytes)?;
         if limits.kv_type != KvType::F16 {
             return Err(Error::load("the CUDA device keeps keys and values as F16 only"));
         }
         let gpu = &self.gpu;
         let _entered = gpu.enter()?;
         gpu.kernels()?;
-        let sizes = Sizes::new(&plan, &limits);
-        let (decode, prefill) = blocks(&sizes);
-        let block_bytes = [decode.bytes() as u64, prefill.bytes() as u64];
-        let (_, working_bytes) = scratch::cut(&plan, &sizes, block_bytes, 0)?;
-        let stored = plan_storage(&plan);
-        let (places, weight_bytes) = places(&plan, &stored)?;
-        let needed = in_grains(weight_bytes).saturating_add(in_grains(working_bytes)).saturating_add(STAGING_BYTES);
-        let (free, total) = gpu.memory_info()?;
-        if needed.saturating_add(RESERVE_BYTES) > free {
-            return Err(Error::memory(format!(
-                "the model needs {needed} bytes ({weight_bytes} of weights) and {RESERVE_BYTES} in reserve; \
-                 {free} of {total} are free on GPU {}",
-                gpu.ordinal
-            )));
-        }
-        log::debug!("{needed} bytes on GPU {} after {:.3} s", gpu.ordinal, start.elapsed().as_secs_f64());
+        let layout = Layout::new(&plan, &limits)?;
+        layout.check_room(gpu)?;
+        let Layout { sizes, blocks, stored, places, weight_bytes, working_bytes } = layout;
         let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;
         let working = DeviceMemory::new(gpu, working_bytes, "the working memory")?;
-        let (scratch, _) = scratch::cut(&plan, &sizes, block_bytes, working.ptr)?;
+        let (scratch, _) = scratch::cut(&plan, &sizes, bytes_of(blocks), working.ptr)?;
         let ropes = prepare(gpu, &plan, &scratch, &working)?;
         log::debug!("memory is ready after {:.3} s", start.elapsed().as_secs_f64());
         let target = Target { base: slab.ptr, places: &places, stored: &stored };
@@ -152,7 +187,7 @@ impl Device for CudaDevice {
         let page_bytes: Vec<u64> = plan.kv_groups.iter().map(|g| g.page_bytes(limits.kv_type) as u64).collect();
         let kv = Arc::new(KvPool::new(gpu, &page_bytes)?);
         let weights = Arc::new(LoadedWeights { gpu: gpu.clone(), plan, slab, places, stored, working });
-        let executor = CudaExecutor::new(weights.clone(), kv.clone(), (sizes, scratch, ropes), (decode, prefill))?;
+        let executor = CudaExecutor::new(weights.clone(), kv.clone(), (sizes, scratch, ropes), blocks)?;
         log::debug!("the model is loaded after {:.3} s", start.elapsed().as_secs_f64());
         Ok(LoadedModel { executor: Box::new(executor), kv, weights })
     }

@@ -8,7 +8,8 @@ use super::kernels::Launch;
 use super::packed::{Packed, TILE_ROWS, tiles};
 use super::params::{self, PackedProduct, ProductMatrix};
 use super::pass::Run;
-use crate::error::Result;
+use super::ways::{BATCH_ROWS, Kernel, PROMPT_ROWS, Rings, SMALL_ROWS, SPLIT_BLOCKS, Way, Work};
+use crate::error::{Error, Result};
 use crate::model::{Activation, Linear};
 use crate::plan::Phase;
 
@@ -49,87 +50,6 @@ pub(super) struct Items {
     pub rows: usize,
 }
 
-/// The ways of products over repacked weights. The first three make the same sums in the same order.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Up to 8 rows a block.
-    Small,
-    /// Up to 64 rows a block.
-    Batch,
-    /// Up to 64 rows, the columns split over a cluster of blocks: cards from sm_90 on.
-    Split,
-    /// Hopper's tensor cores, 128 rows a block.
-    Prompt,
-}
-
-impl Way {
-    fn file(self) -> &'static str {
-        match self {
-            Way::Small => "product_small",
-            Way::Batch => "product_batch",
-            Way::Split => "product_split",
-            Way::Prompt => "product_prefill",
-        }
-    }
-}
-
-/// Numbers the units of a launch through its matrices; returns how many there are.
-fn number_units(args: &mut PackedProduct, (pair, way, wide): (bool, Way, bool)) -> usize {
-    let tiles_per_unit = match way {
-        Way::Small => 1 << u32::from(wide),
-        Way::Batch if pair => 4,
-        Way::Batch => 8,
-        Way::Split | Way::Prompt => 8 << u32::from(wide),
-    };
-    let matrices = args.matrices as usize;
-    for (i, m) in args.matrix.iter_mut().take(matrices).enumerate() {
-        m.first_unit = if pair { 0 } else { args.units };
-        if !pair || i == 0 {
-            args.units += m.tiles.div_ceil(tiles_per_unit);
-        }
-    }
-    args.units as usize
-}
-
-/// Of the ways that make the same sums from the same input, the one that was fastest (tests/bench/gpu-products.md). A cluster
-/// for an eighth of the columns pays where there are few rows of weights; up to 16 rows, so do two passes of 8.
-fn fastest(way: Way, args: &PackedProduct, pair: bool, items: Option<Items>) -> Way {
-    if way != Way::Split {
-        return way;
-    }
-    let matrices = if pair { 1 } else { args.matrices as usize };
-    let tiles: u32 = args.matrix.iter().take(matrices).map(|m| m.tiles).sum();
-    if tiles >= if pair { MANY_PAIRED_TILES } else { MANY_TILES } {
-        Way::Batch
-    } else if items.is_none() && args.tokens as usize <= 2 * SMALL_ROWS {
-        Way::Small
-    } else {
-        Way::Split
-    }
-}
-
-/// Bytes that a piece takes in a ring of shared memory; F16 goes past it where it can.
-fn slot_bytes(packed: &Packed, way: Way) -> usize {
-    match (packed.kind, way) {
-        (0, Way::Small | Way::Split) => 0,
-        (0, Way::Batch) => 4 * packed.piece_bytes,
-        _ => packed.piece_bytes,
-    }
-}
-
-/// Rows of activations that a block takes, by way.
-pub(super) const SMALL_ROWS: usize = 8;
-pub(super) const BATCH_ROWS: usize = 64;
-pub(super) const PROMPT_ROWS: usize = 128;
-/// Tiles from which on blocks that go through all columns fill the card: of gate alone, and of all matrices.
-const MANY_PAIRED_TILES: u32 = 256;
-const MANY_TILES: u32 = 2000;
-/// Blocks of a cluster of product_split.
-const SPLIT_BLOCKS: usize = 8;
-/// Shared memory that a block may have, and what a block that shares the multiprocessor with another takes.
-const SHARED_BYTES: usize = 226 * 1024;
-const HALF_SHARED_BYTES: usize = 100 * 1024;
-
 /// One launch over repacked weights, before the sizes are worked out.
 pub(super) struct Group<'a> {
     /// Each with where its output goes and that output's stride.
@@ -155,10 +75,16 @@ impl Run<'_> {
     /// The way of the pass's rows; the rows of a head go the way of decoding in a prompt too.
     pub(super) fn way(&self) -> Way {
         match self.extent.phase {
-            Phase::Prefill if self.weights.gpu.capability == 90 => Way::Prompt,
+            Phase::Prefill if self.has_code(Way::Prompt) => Way::Prompt,
             Phase::Prefill => self.many(),
             Phase::Decode => self.decoding(self.extent.rows),
         }
+    }
+
+    /// Whether the card's code has these kernels: they are there but empty where it is too old for them.
+    fn has_code(&self, way: Way) -> bool {
+        let kernels = self.weights.gpu.kernels();
+        kernels.is_ok_and(|k| if way == Way::Prompt { k.abilities.wgmma } else { k.abilities.clusters })
     }
 
     /// The way of `rows` rows in decoding.
@@ -167,7 +93,7 @@ impl Run<'_> {
     }
 
     fn many(&self) -> Way {
-        if self.weights.gpu.capability >= 90 { Way::Split } else { Way::Batch }
+        if self.has_code(Way::Split) { Way::Split } else { Way::Batch }
     }
 
     fn matrix(&self, linear: &Linear, packed: &Packed, (out, out_stride): (Ptr, usize)) -> ProductMatrix {
@@ -231,7 +157,6 @@ impl Run<'_> {
         self.launch_packed(args, &sizes, (pair, way), group.items)
     }
 
-    /// Works out units, stages and grid as the heads of product_small.cu, product_batch.cu and product_prefill.cu ask for.
     fn launch_packed(
         &self,
         mut args: PackedProduct,
@@ -239,56 +164,25 @@ impl Run<'_> {
         (pair, way): (bool, Way),
         items: Option<Items>,
     ) -> Result<()> {
-        let tokens = args.tokens as usize;
-        let way = fastest(way, &args, pair, items);
-        let wide = !pair && self.wide(&args, way, items);
-        let units = number_units(&mut args, (pair, way, wide));
-        let slot = sizes.iter().map(|p| slot_bytes(p, way)).max().unwrap_or(0);
-        args.slot_bytes = slot as u32;
-        let together = 1 + usize::from(pair || wide);
-        let stages = |stage: usize, room: usize, most: usize| (room / stage.max(1)).clamp(2, most);
-        let rows_bytes = 512 * tokens.next_multiple_of(8).min(BATCH_ROWS);
-        let blocks = |rows: usize| items.map_or(tokens.div_ceil(rows), |i| i.items);
-        let (grid, threads, shared) = match way {
-            Way::Small => {
-                let stage = 8 * (together * slot + 512 * tokens.min(SMALL_ROWS));
-                args.stages = stages(stage, HALF_SHARED_BYTES, 4) as u32;
-                ([units, blocks(SMALL_ROWS), 1], 256, args.stages as usize * stage)
-            }
-            Way::Batch => {
-                let stage = 8 * slot + rows_bytes;
-                args.stages = stages(stage, HALF_SHARED_BYTES + 10 * 1024, 4) as u32;
-                ([units, blocks(BATCH_ROWS), 1], 256, (args.stages as usize * stage).max(16384))
-            }
-            Way::Split => {
-                let stage = 8 * together * slot + rows_bytes;
-                let room = if together == 1 { 110 } else { 220 } * 1024;
-                args.stages = stages(stage, room, 4) as u32;
-                let shared = (args.stages as usize * stage).max(together * 32768);
-                ([SPLIT_BLOCKS * units, blocks(BATCH_ROWS), 1], 256, shared)
-            }
-            Way::Prompt => {
-                args.weight_stages = if sizes.iter().any(|p| p.kind == 0) { 4 } else { 2 };
-                let weights = args.weight_stages as usize * 8 * together * slot;
-                args.stages = stages(16384, SHARED_BYTES.saturating_sub(weights + 1024), 8) as u32;
-                let shared = (args.stages as usize * 16384 + weights).max(together * 81920);
-                ([blocks(PROMPT_ROWS), units, 1], 384, 1024 + shared)
-            }
-        };
-        let file = way.file();
-        let name = format!(
-            "{file}{}",
-            if pair {
-                "_pair"
-            } else if wide {
-                "_wide"
-            } else {
-                ""
-            }
-        );
-        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes: shared as u32 };
         let gpu = &self.weights.gpu;
-        if way == Way::Small {
+        let tokens = args.tokens as usize;
+        let items = items.map(|i| i.items);
+        let work = Work { tokens, items, multiprocessors: gpu.card.multiprocessors };
+        let (kernel, rings) = self.fitting(Kernel::candidates(way, &args, pair, work), sizes, tokens)?;
+        let units = kernel.number_units(&mut args);
+        args.stages = rings.stages as u32;
+        args.weight_stages = rings.weight_stages as u32;
+        args.slot_bytes = rings.slot_bytes as u32;
+        let blocks = |rows: usize| items.unwrap_or(tokens.div_ceil(rows));
+        let (grid, threads) = match kernel.way {
+            Way::Small => ([units, blocks(SMALL_ROWS), 1], 256),
+            Way::Batch => ([units, blocks(BATCH_ROWS), 1], 256),
+            Way::Split => ([SPLIT_BLOCKS * units, blocks(BATCH_ROWS), 1], 256),
+            Way::Prompt => ([blocks(PROMPT_ROWS), units, 1], 384),
+        };
+        let (file, name, shared_bytes) = (kernel.way.file(), kernel.name(), rings.shared_bytes as u32);
+        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes };
+        if kernel.way == Way::Small {
             // A block takes several units in turn: no more blocks than run at once.
             launch.grid[0] = units.min(gpu.kernels()?.resident_blocks(gpu, &launch)?);
         }
@@ -296,19 +190,17 @@ impl Run<'_> {
         unsafe { gpu.kernels()?.launch(gpu, self.stream, &launch, &args) }
     }
 
-    /// Whether a unit has twice as many rows of weights: the same sums, made where they fetch activations less often.
-    fn wide(&self, args: &PackedProduct, way: Way, items: Option<Items>) -> bool {
-        match way {
-            // As measured: only for the largest matrices.
-            Way::Small => args.tokens > 1 && args.matrix[0].tiles >= 4096,
-            Way::Batch => false,
-            Way::Split => args.tokens > 32 && args.matrix.iter().any(|m| m.tiles >= 128),
-            Way::Prompt => {
-                let tiles: usize = args.matrix.iter().map(|m| m.tiles as usize).sum();
-                let blocks = items.map_or(args.tokens as usize, |i| i.items * PROMPT_ROWS).div_ceil(PROMPT_ROWS);
-                tiles / 16 * blocks >= self.weights.gpu.multiprocessors.max(1) as usize
+    /// The first of the kernels whose rings the card has room for.
+    fn fitting(&self, kernels: Vec<Kernel>, sizes: &[Packed], tokens: usize) -> Result<(Kernel, Rings)> {
+        let gpu = &self.weights.gpu;
+        for kernel in kernels {
+            let room = gpu.kernels()?.room(gpu, kernel.way.file(), &kernel.name())?;
+            if let Some(rings) = kernel.rings(sizes, tokens, room) {
+                return Ok((kernel, rings));
             }
         }
+        let bytes = gpu.card.shared_bytes;
+        Err(Error::launch(format!("no product fits the {bytes} bytes of shared memory of GPU {}", gpu.ordinal)))
     }
 
     /// Queues a kernel of `file`.

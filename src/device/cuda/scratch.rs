@@ -2,7 +2,7 @@
 
 use super::driver::Ptr;
 use super::packed::RECORD_COLS;
-use super::products::PROMPT_ROWS;
+use super::ways::PROMPT_ROWS;
 use crate::error::{Error, Result};
 use crate::plan::{Limits, PAGE_TOKENS, Plan, Step};
 
