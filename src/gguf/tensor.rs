@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
-use crate::quant::QuantType;
+use crate::quant::{QuantType, foreign_name};
 
 use super::cursor::Cursor;
 use super::source::TensorRef;
@@ -74,7 +74,8 @@ fn parse_shape(cursor: &mut Cursor<'_>, part: u16) -> Result<Shape> {
 
 fn unknown_type(number: u32) -> Error {
     let known: Vec<&str> = QuantType::ALL.iter().map(|t| t.name()).collect();
-    Error::load(format!("type {number} is not supported; supported are {}", known.join(", ")))
+    let name = foreign_name(number).unwrap_or("unknown");
+    Error::load(format!("type {number} ({name}) does not run; what runs: {}", known.join(", ")))
 }
 
 fn data_bytes(ty: QuantType, dims: [usize; 4]) -> Result<u64> {

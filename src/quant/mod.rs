@@ -2,7 +2,6 @@
 //!
 //! A row of a tensor is a whole number of blocks of [`QuantType::block_len`] weights in
 //! [`QuantType::block_bytes`] bytes, little-endian, as GGUF stores them.
-
 //!
 //! Each type has one file, which says where the bits of a block are, how they become `f32`
 //! ([`dequantise`]), and what their integer product with quantised activations is ([`dot_q8`]).
@@ -13,6 +12,7 @@
 mod bits;
 mod block;
 mod float;
+mod foreign;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
@@ -36,6 +36,7 @@ mod all_types;
 pub(crate) mod testing;
 
 pub use bits::{e8m0_half_to_f32, f16_to_f32};
+pub use foreign::foreign_name;
 pub use iq4_nl::IQ4_VALUES;
 pub use mxfp4::MXFP4_VALUES;
 pub use ops::{dequantise, dot, dot_q8};

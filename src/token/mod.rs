@@ -10,6 +10,7 @@
 mod bpe;
 mod bytes;
 mod ends;
+mod known;
 mod load;
 mod merge;
 mod pre;
@@ -34,6 +35,8 @@ use spm::Spm;
 use table::Kind;
 use vocab::{TokenType, Vocab};
 
+pub use known::{Known, TOKENIZERS};
+pub use pre::splits;
 pub use utf8::Utf8Stream;
 
 /// How a text is encoded.
@@ -68,7 +71,7 @@ impl Tokenizer {
     /// Code 3, naming the key, for anything that is missing, wrong or unknown.
     pub fn from_metadata(m: &Metadata) -> Result<Self> {
         let data = &VocabData::read(m)?;
-        let kind = kind(data)?;
+        let kind = known::named(data.model)?;
         let vocab = table::build(data, kind)?;
         let (scheme, add_bos) = scheme(data, kind, &vocab)?;
         // SentencePiece vocabularies that name no ids have them here.
@@ -172,26 +175,15 @@ impl Tokenizer {
 
     /// `tokenizer.ggml.model`.
     pub fn kind(&self) -> &'static str {
-        match self.scheme {
-            Scheme::Bpe(_) => "gpt2",
-            Scheme::Spm { .. } => "llama",
-        }
+        known::name(match self.scheme {
+            Scheme::Bpe(_) => Kind::Bpe,
+            Scheme::Spm { .. } => Kind::Spm,
+        })
     }
 
     /// `tokenizer.ggml.pre`; empty if the file has none.
     pub fn pre(&self) -> &str {
         &self.pre
-    }
-}
-
-fn kind(data: &VocabData<'_>) -> Result<Kind> {
-    match data.model {
-        "gpt2" => Ok(Kind::Bpe),
-        "llama" => Ok(Kind::Spm),
-        other => {
-            let other = quoted(other);
-            Err(Error::load(format!("{}: {other} is not a tokenizer that we run (gpt2, llama)", load::MODEL)))
-        }
     }
 }
 
@@ -207,8 +199,11 @@ fn scheme(data: &VocabData<'_>, kind: Kind, vocab: &Vocab) -> Result<(Scheme, bo
         return Ok((Scheme::Spm { spm, space_prefix }, true));
     }
     let name = data.pre.ok_or_else(|| load::missing(load::PRE))?;
-    let pre = Pre::named(name)
-        .ok_or_else(|| Error::load(format!("{}: {} is not a split that we know", load::PRE, quoted(name))))?;
+    let unknown = || {
+        let runs = pre::splits().collect::<Vec<_>>().join(", ");
+        Error::load(format!("{} is {}; what runs: {runs}", load::PRE, quoted(name)))
+    };
+    let pre = Pre::named(name).ok_or_else(unknown)?;
     let merges = data.merges.as_ref();
     let merges = merges.ok_or_else(|| load::missing(load::MERGES))?;
     Ok((Scheme::Bpe(Bpe::new(pre, vocab, merges)?), pre.add_bos))

@@ -19,6 +19,9 @@ const DIMS: &str = "rope.dimension_count";
 
 pub const CASES: &[Case] = &[
     refused("K14 unknown", "general.architecture", |f| f.set("general.architecture", Value::str("lama"))),
+    refused("K14 names what runs", "llama, qwen2, qwen3, qwen3moe, phi3, gemma3, gpt-oss, gpt2", |f| {
+        f.set("general.architecture", Value::str("mamba"));
+    }),
     refused("K14 long", "general.architecture", |f| f.set("general.architecture", Value::str("a".repeat(64)))),
     refused("K15 f32 for u32", "llama.block_count", |f| set_f32(f, "block_count", 1.0)),
     refused("K15 u64 that wraps to 1", "llama.block_count", |f| {
