@@ -4,6 +4,7 @@
 //! page that is shared, overwritten or given away too early changes the text. It also checks what the engine promises of a
 //! batch, and panics where a promise is broken.
 
+use super::facts::Facts;
 use super::model::{Model, Parts};
 use super::sync::lock;
 use super::vocabulary::Vocabulary;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub const END: u32 = 256;
+const N_VOCAB: u32 = END + 1;
 /// In a prompt: the logits are not numbers.
 pub const POISON: char = '!';
 /// In a prompt: the device refuses the batch.
@@ -97,20 +99,21 @@ impl Setup {
             limits,
             loaded: LoadedModel { executor: Box::new(executor), kv: fake.clone(), weights: fake.clone() },
             vocabulary: Arc::new(Letters),
+            facts: Facts::default(),
             shares_prefixes: self.shares_prefixes,
         };
         (Model::assemble(parts).expect("a thread"), fake)
     }
 }
 
-fn plan(kv_groups: Vec<KvGroup>, context: usize) -> Plan {
+pub fn plan(kv_groups: Vec<KvGroup>, context: usize) -> Plan {
     Plan {
         weights: vec![],
         ropes: vec![],
         steps: vec![],
         kv_groups,
         n_embd: 1,
-        n_vocab: 257,
+        n_vocab: N_VOCAB as usize,
         context,
         q_width: 1,
         kv_width: 1,
@@ -203,7 +206,7 @@ impl Executor for Hash {
         for (segment, output) in batch.segments.iter().zip(&outputs) {
             match output {
                 Output::Token(id) => self.sampled.insert(segment.slot, *id),
-                Output::Poisoned => self.sampled.insert(segment.slot, 0),
+                Output::Logits(_) | Output::Poisoned => self.sampled.insert(segment.slot, 0),
                 _ => None,
             };
         }
@@ -282,7 +285,11 @@ impl Hash {
                 pages[page][position % PAGE_TOKENS] = mix(position as u64, id.into());
             }
         }
-        let Want::Token(draw) = segment.want else { return Output::Nothing };
+        let draw = match segment.want {
+            Want::Token(draw) => draw,
+            Want::Logits => Draw { temperature: 0.0, seed: 0 },
+            Want::Nothing | Want::AllLogits => return Output::Nothing,
+        };
         let last = segment.position + ids.len() - 1;
         let mut seen = 0;
         for (group, window) in self.setup.windows.iter().enumerate() {
@@ -294,7 +301,11 @@ impl Hash {
         if segment.position == 0 && ids.contains(&(POISON as u32)) {
             return Output::Poisoned;
         }
-        Output::Token(token(seen, draw, last + 1, self.setup.end_in))
+        let token = token(seen, draw, last + 1, self.setup.end_in);
+        if segment.want == Want::Logits {
+            return Output::Logits((0..N_VOCAB).map(|id| if id == token { 50.0 } else { 0.0 }).collect());
+        }
+        Output::Token(token)
     }
 }
 
@@ -329,8 +340,12 @@ const BYTES: [u8; 256] = {
 };
 
 impl Vocabulary for Letters {
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    fn encode_as(&self, text: &str, _: bool, _: bool) -> Result<Vec<u32>> {
         Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn decode(&self, ids: &[u32]) -> Vec<u8> {
+        ids.iter().flat_map(|&id| self.bytes(id)).copied().collect()
     }
 
     fn bytes(&self, id: u32) -> &[u8] {

@@ -1,5 +1,6 @@
 //! From a path to the parts of a model.
 
+use super::facts::Facts;
 use super::model::Parts;
 use super::relief::with_relief;
 use super::vocabulary::Vocabulary;
@@ -7,7 +8,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model;
-use crate::plan::lower;
+use crate::plan::{KvType, Limits, Plan, lower};
 use crate::token::{Encode, Tokenizer};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,24 +16,54 @@ use std::sync::Arc;
 const CONTEXT: &str = "WORKER_ORCD_CONTEXT";
 const PREFIX: &str = "WORKER_ORCD_PREFIX";
 
-pub(super) fn load(device: &Arc<dyn Device>, path: &Path) -> Result<Parts> {
-    let context = asked_context()?;
+/// What a host asks of a load beyond the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Lowers the context that the file names.
+    pub context: Option<usize>,
+    /// How keys and values are stored; the device's own choice where it is None.
+    pub kv_type: Option<KvType>,
+    /// Lowers the number of inferences that compute at once.
+    pub sequences: Option<usize>,
+}
+
+/// Called with bytes done and bytes in all; false ends the load.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+
+pub(super) fn load(
+    device: &Arc<dyn Device>,
+    path: &Path,
+    options: LoadOptions,
+    progress: Progress<'_>,
+) -> Result<Parts> {
+    let context = [asked_context()?, options.context].into_iter().flatten().min();
     let gguf = Gguf::open(path)?;
     let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
     let spec = model::build(&gguf, context)?;
     let plan = Arc::new(lower(&spec, never_drawn(&tokenizer, spec.n_vocab)));
-    let limits = device.limits(&plan);
+    let limits = limits(device, &plan, options);
     let family = spec.family;
     let name = path.display();
     let mut progress = |done: u64, all: u64| {
         log::debug!("loading {name}: {done} of {all} bytes");
-        true
+        progress(done, all)
     };
     let mut attempt = || device.load(plan.clone(), gguf.source().clone(), limits, &mut progress);
     let loaded = with_relief(&mut attempt)?;
     log::info!("{name}: {family}, context {}, on {}", plan.context, device.name());
+    let facts = Facts::read(&gguf, &plan, &tokenizer, family)?;
     let vocabulary = Arc::new(tokenizer);
-    Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary, shares_prefixes: shares_prefixes()? })
+    let shares_prefixes = shares_prefixes()?;
+    Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary, facts, shares_prefixes })
+}
+
+fn limits(device: &Arc<dyn Device>, plan: &Plan, options: LoadOptions) -> Limits {
+    let own = device.limits(plan);
+    Limits {
+        kv_type: options.kv_type.unwrap_or(own.kv_type),
+        sequences: options.sequences.unwrap_or(own.sequences).min(own.sequences).max(1),
+        ..own
+    }
 }
 
 /// The context that the environment asks for.
@@ -63,8 +94,12 @@ fn never_drawn(tokenizer: &Tokenizer, n_vocab: usize) -> Vec<u32> {
 }
 
 impl Vocabulary for Tokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Tokenizer::encode(self, text, Encode { add_special: true, parse_special: true })
+    fn encode_as(&self, text: &str, special: bool, control: bool) -> Result<Vec<u32>> {
+        Tokenizer::encode(self, text, Encode { add_special: special, parse_special: control })
+    }
+
+    fn decode(&self, ids: &[u32]) -> Vec<u8> {
+        Tokenizer::decode(self, ids)
     }
 
     fn bytes(&self, id: u32) -> &[u8] {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod facts;
 mod group;
 mod inference;
 mod load;
@@ -19,21 +20,31 @@ pub mod process;
 mod relief;
 mod request;
 mod roster;
+mod sampler;
 mod scheduler;
 mod sequence;
+mod stops;
 mod sync;
 mod vocabulary;
 
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+mod option_tests;
+#[cfg(test)]
+mod sampler_tests;
+#[cfg(test)]
 mod sharing_tests;
 #[cfg(test)]
 mod tests;
 
+pub use crate::plan::KvType;
 pub use context::Context;
-pub use inference::Inference;
+pub use facts::Facts;
+pub use inference::{Inference, Statistics};
+pub use load::{LoadOptions, Progress};
 pub use model::{Model, Parts};
 pub use outbox::{Finish, LOOK_AHEAD};
-pub use request::{MAX_TOKENS, Request};
+pub use request::{MAX_TOKENS, Options, Prompt, Request};
+pub use sampler::{Drawn, Sampling};
 pub use vocabulary::Vocabulary;

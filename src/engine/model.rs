@@ -4,12 +4,13 @@
 //! an unload ends the thread and frees the memory whoever still holds an inference; those hear of it at their next call.
 
 use super::context::Context;
+use super::facts::Facts;
 use super::inference::Inference;
-use super::load;
+use super::load::{self, LoadOptions, Progress};
 use super::pages::{Pages, unloaded};
 use super::process;
 use super::relief;
-use super::request::Request;
+use super::request::{Prompt, Request};
 use super::scheduler::{Scheduler, Shared};
 use super::sync::lock;
 use super::vocabulary::Vocabulary;
@@ -27,6 +28,7 @@ pub struct Parts {
     pub limits: Limits,
     pub loaded: LoadedModel,
     pub vocabulary: Arc<dyn Vocabulary>,
+    pub facts: Facts,
     /// Whether prompts that begin alike share what is computed of their beginnings.
     pub shares_prefixes: bool,
 }
@@ -40,8 +42,8 @@ pub struct Model {
 struct Inner {
     shared: Arc<Shared>,
     vocabulary: Arc<dyn Vocabulary>,
-    /// Tokens that a sequence may hold.
-    context: usize,
+    plan: Arc<Plan>,
+    facts: Facts,
     loaded_bytes: u64,
     /// None once unloaded, like the thread.
     weights: Mutex<Option<Arc<dyn Weights>>>,
@@ -51,13 +53,18 @@ struct Inner {
 impl Model {
     /// Loads a GGUF file. `WORKER_ORCD_CONTEXT` lowers the context that the file names.
     pub fn load(context: &Context, path: &Path) -> Result<Self> {
+        Self::load_with(context, path, LoadOptions::default(), &mut |_, _| true)
+    }
+
+    /// The same with options; `progress` is told of bytes done and bytes in all, and ends the load by giving false.
+    pub fn load_with(context: &Context, path: &Path, options: LoadOptions, progress: Progress<'_>) -> Result<Self> {
         process::claim()?;
-        Self::assemble(load::load(context.device(), path)?)
+        Self::assemble(load::load(context.device(), path, options, progress)?)
     }
 
     /// Starts the scheduler of a model whose weights are on the device.
     pub fn assemble(parts: Parts) -> Result<Self> {
-        let Parts { device, plan, limits, loaded, vocabulary, shares_prefixes } = parts;
+        let Parts { device, plan, limits, loaded, vocabulary, facts, shares_prefixes } = parts;
         let LoadedModel { executor, kv, weights } = loaded;
         let shared = Arc::new(Shared::new(Pages::new(&plan, &limits, kv, shares_prefixes)));
         relief::register(&shared);
@@ -68,7 +75,8 @@ impl Model {
             loaded_bytes: weights.held_bytes().saturating_add(shared.pages.held_bytes()),
             shared,
             vocabulary,
-            context: plan.context,
+            plan,
+            facts,
             weights: Mutex::new(Some(weights)),
             thread: Mutex::new(Some(thread)),
         };
@@ -80,9 +88,36 @@ impl Model {
         if self.inner.shared.is_closed() {
             return Err(unloaded());
         }
-        let prompt = self.inner.vocabulary.encode(request.prompt())?;
-        let order = request.order(prompt, self.inner.context)?;
-        Inference::start(self.inner.shared.clone(), self.inner.vocabulary.clone(), order)
+        let prompt = match request.prompt() {
+            Prompt::Text(text) => self.inner.vocabulary.encode(text)?,
+            Prompt::Ids(ids) => self.checked(ids)?.to_vec(),
+        };
+        let order = request.order(prompt, &self.inner.plan)?;
+        Inference::start(self.inner.shared.clone(), self.inner.vocabulary.clone(), order, request.stops())
+    }
+
+    fn checked<'a>(&self, ids: &'a [u32]) -> Result<&'a [u32]> {
+        let n_vocab = self.inner.plan.n_vocab;
+        match ids.iter().position(|&id| id as usize >= n_vocab) {
+            Some(i) => Err(Error::parameter(format!("token {i} is {}, not below the vocabulary's {n_vocab}", ids[i]))),
+            None => Ok(ids),
+        }
+    }
+
+    /// The ids of a text: with special tokens added as the file says if `special`; with the text of control tokens taken as
+    /// those tokens if `control`.
+    pub fn tokenize(&self, text: &str, special: bool, control: bool) -> Result<Vec<u32>> {
+        self.inner.vocabulary.encode_as(text, special, control)
+    }
+
+    /// The bytes that tokens stand for; none for control tokens.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        Ok(self.inner.vocabulary.decode(self.checked(ids)?))
+    }
+
+    /// What the file says of the model.
+    pub fn facts(&self) -> &Facts {
+        &self.inner.facts
     }
 
     /// Bytes that loading the model took.

@@ -4,11 +4,13 @@
 //! answer that nobody pulls stops there and costs nothing until somebody does. Whatever ends an inference, the scheduler
 //! marks it released once its pages are given back, and only then is a cancellation over.
 
+use super::sampler::Drawn;
 use super::sync::{lock, wait};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
+use std::time::Instant;
 
 /// Tokens that are computed ahead of the host's pulls.
 pub const LOOK_AHEAD: usize = 64;
@@ -17,15 +19,19 @@ pub const LOOK_AHEAD: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
     EndToken,
+    /// One of the host's stop strings is complete.
+    StopString,
     MaxTokens,
     /// The context is full.
     Context,
+    /// The host ended it.
+    Cancelled,
 }
 
 /// What a pull gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pull {
-    Token(u32),
+    Token(Drawn),
     End(Result<Finish>),
 }
 
@@ -40,12 +46,14 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct State {
-    tokens: VecDeque<u32>,
+    tokens: VecDeque<Drawn>,
     end: Option<Result<Finish>>,
     /// The scheduler passes over this inference until half of the tokens are pulled.
     paused: bool,
     released: bool,
     waiting: usize,
+    /// When the first token came, and when the last thing did.
+    times: Option<(Instant, Instant)>,
 }
 
 /// The scheduler's side.
@@ -67,8 +75,10 @@ impl Outbox {
         lock(&self.state).paused
     }
 
-    pub fn deliver(&self, token: u32) {
+    pub fn deliver(&self, token: Drawn) {
+        let now = Instant::now();
         let mut state = lock(&self.state);
+        state.times = Some((state.times.map_or(now, |t| t.0), now));
         state.tokens.push_back(token);
         self.notify(&state);
     }
@@ -152,9 +162,9 @@ impl Outbox {
         self.reused.load(Ordering::Relaxed)
     }
 
-    /// How the answer ended, once it has.
-    pub fn finish(&self) -> Option<Result<Finish>> {
-        lock(&self.state).end.clone()
+    /// When the first token was drawn, and when the last one so far.
+    pub fn times(&self) -> Option<(Instant, Instant)> {
+        lock(&self.state).times
     }
 }
 
@@ -163,6 +173,10 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
+    fn drawn(id: u32) -> Drawn {
+        Drawn { id, logprob: None }
+    }
+
     #[test]
     fn look_ahead_is_bounded_and_resumes_at_half() {
         let outbox = Outbox::new();
@@ -170,12 +184,12 @@ mod tests {
         let wake = || wakes.set(wakes.get() + 1);
         for token in 0..LOOK_AHEAD as u32 {
             assert!(outbox.has_room(0));
-            outbox.deliver(token);
+            outbox.deliver(drawn(token));
         }
         assert!(!outbox.has_room(0));
         for token in 0..LOOK_AHEAD as u32 / 2 {
             assert!(!outbox.has_room(0));
-            assert_eq!(outbox.pull(wake), Pull::Token(token));
+            assert_eq!(outbox.pull(wake), Pull::Token(drawn(token)));
         }
         assert_eq!(wakes.get(), 1);
         assert!(outbox.has_room(LOOK_AHEAD / 2 - 1));
@@ -185,10 +199,12 @@ mod tests {
     #[test]
     fn tokens_come_before_the_end_and_the_first_end_stays() {
         let outbox = Outbox::new();
-        outbox.deliver(7);
+        assert_eq!(outbox.times(), None);
+        outbox.deliver(drawn(7));
+        assert!(outbox.times().is_some());
         outbox.end(Ok(Finish::EndToken));
         outbox.end(Err(Error::inference("late")));
-        assert_eq!(outbox.pull(|| ()), Pull::Token(7));
+        assert_eq!(outbox.pull(|| ()), Pull::Token(drawn(7)));
         for _ in 0..2 {
             assert_eq!(outbox.pull(|| ()), Pull::End(Ok(Finish::EndToken)));
         }

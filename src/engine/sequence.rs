@@ -6,6 +6,7 @@
 
 use super::outbox::{Finish, Outbox};
 use super::pages::Lease;
+use super::sampler::{Drawn, Sampler};
 use crate::error::{Error, Result};
 use crate::plan::{Draw, Output, PAGE_TOKENS, Phase, Segment, Tokens, Want};
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ pub struct Order {
     /// At least one token.
     pub prompt: Vec<u32>,
     pub draw: Draw,
+    /// Draws on the host, where the device cannot draw as it is asked.
+    pub sampler: Option<Sampler>,
     /// Draws at most, at least one, and why the answer ends there.
     pub limit: (usize, Finish),
 }
@@ -76,7 +79,8 @@ impl Sequence {
     pub fn can_decode(&self, submitted: u64) -> bool {
         let ready = match self.last {
             Last::None => false,
-            Last::Flying(number) => number == submitted,
+            // What the host draws is known only when its logits are there.
+            Last::Flying(number) => number == submitted && self.order.sampler.is_none(),
             Last::Known(_) => true,
         };
         ready && !self.ended && self.drawn < self.order.limit.0 && self.outbox.has_room(self.drawn - self.delivered)
@@ -142,7 +146,11 @@ impl Sequence {
             self.drawn += 1;
             self.last = Last::Flying(number);
         }
-        let want = if draws { Want::Token(self.order.draw) } else { Want::Nothing };
+        let want = match (draws, &self.order.sampler) {
+            (false, _) => Want::Nothing,
+            (true, None) => Want::Token(self.order.draw),
+            (true, Some(_)) => Want::Logits,
+        };
         Segment { slot: self.slot.unwrap_or(0), phase, position, tokens, pages: self.lease.table.clone(), want }
     }
 
@@ -153,22 +161,29 @@ impl Sequence {
         if self.ended {
             return;
         }
-        self.publish(end.unwrap_or(0));
-        match output {
-            Output::Nothing => {}
-            Output::Token(id) if ends(id) => self.end(Ok(Finish::EndToken)),
-            Output::Token(id) => self.deliver(id, number),
-            Output::Poisoned => self.end(Err(Error::inference("the model's logits are not numbers"))),
-            Output::Logits(_) => self.end(Err(Error::inference("the device gave logits where a token was asked for"))),
+        let end = end.unwrap_or(0);
+        self.publish(end);
+        let drawn = match (output, &mut self.order.sampler) {
+            (Output::Nothing, _) => return,
+            (Output::Token(id), None) => Ok(Drawn { id, logprob: None }),
+            (Output::Logits(mut logits), Some(sampler)) => sampler.draw(&mut logits, end).ok_or_else(poisoned),
+            (Output::Poisoned, _) => Err(poisoned()),
+            (Output::Logits(_), None) => Err(Error::inference("the device gave logits where a token was asked for")),
+            (Output::Token(_), Some(_)) => Err(Error::inference("the device gave a token where logits were asked for")),
+        };
+        match drawn {
+            Ok(drawn) if ends(drawn.id) => self.end(Ok(Finish::EndToken)),
+            Ok(drawn) => self.deliver(drawn, number),
+            Err(error) => self.end(Err(error)),
         }
     }
 
-    fn deliver(&mut self, id: u32, number: u64) {
+    fn deliver(&mut self, drawn: Drawn, number: u64) {
         if self.last == Last::Flying(number) {
-            self.last = Last::Known(id);
+            self.last = Last::Known(drawn.id);
         }
         self.delivered += 1;
-        self.outbox.deliver(id);
+        self.outbox.deliver(drawn);
         let (limit, finish) = self.order.limit;
         if self.delivered >= limit {
             self.end(Ok(finish));
@@ -202,4 +217,8 @@ impl Sequence {
     pub fn heed_cancel(&mut self) {
         self.ended |= self.outbox.is_cancelled();
     }
+}
+
+fn poisoned() -> Error {
+    Error::inference("the model's logits are not numbers")
 }

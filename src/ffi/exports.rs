@@ -209,13 +209,13 @@ pub extern "C" fn cuda_error_message(error_code: c_int) -> *const c_char {
     code.map_or(c"Unrecognized error code", Code::message).as_ptr()
 }
 
-fn not_null<T>(pointer: *mut T, name: &str) -> Result<()> {
+pub(super) fn not_null<T>(pointer: *mut T, name: &str) -> Result<()> {
     if pointer.is_null() { Err(Error::parameter(format!("{name} is NULL"))) } else { Ok(()) }
 }
 
 /// # Safety
 /// `pointer` is NULL, or NUL-terminated and unchanged for 'a.
-unsafe fn string<'a>(pointer: *const c_char, name: &str) -> Result<&'a CStr> {
+pub(super) unsafe fn string<'a>(pointer: *const c_char, name: &str) -> Result<&'a CStr> {
     not_null(pointer.cast_mut(), name)?;
     // SAFETY: not NULL, so the caller vouches for it.
     Ok(unsafe { CStr::from_ptr(pointer) })

@@ -1,8 +1,8 @@
-//! What the library offers beyond the 14 functions.
+//! What the library offers beyond the 14 functions: here, the version and the reason of the last failure.
 
 use super::reason;
+use super::text;
 use std::ffi::{CStr, c_char};
-use std::ptr;
 
 const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
     Ok(version) => version,
@@ -22,15 +22,6 @@ pub extern "C" fn worker_orcd_version() -> *const c_char {
 /// @return the whole text's length in bytes without the NUL; 0 if nothing has failed on this thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn worker_orcd_last_error(buffer: *mut c_char, size: usize) -> usize {
-    reason::with(|text| {
-        if !buffer.is_null() && size > 0 {
-            let bytes = (0..=text.len().min(size - 1)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-            // SAFETY: the caller's buffer has room for `size` bytes, and bytes < size.
-            unsafe {
-                ptr::copy_nonoverlapping(text.as_ptr().cast(), buffer, bytes);
-                buffer.add(bytes).write(0);
-            }
-        }
-        text.len()
-    })
+    // SAFETY: the caller's buffer is NULL or has room for `size` bytes.
+    reason::with(|text| unsafe { text::copy_out(text, buffer, size) })
 }

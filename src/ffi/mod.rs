@@ -5,13 +5,22 @@
 //! are written without assuming alignment. The only thing taken on trust is that a pointer which is not NULL points to what
 //! its type says: a C library cannot check that.
 
+mod answer;
 mod codes;
 mod exports;
 mod ext;
+mod facts;
 mod guard;
 mod handles;
+mod load;
+mod logs;
 mod reason;
+mod sized;
+mod start;
+mod text;
 
+#[cfg(test)]
+mod ext_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The golden models: where they are, and the greedy texts that their reference gives.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -46,6 +48,21 @@ pub fn all() -> impl Iterator<Item = Golden> {
 }
 
 impl Golden {
+    pub fn n_vocab(&self) -> usize {
+        self.json["n_vocab"].as_u64().expect("a number") as usize
+    }
+
+    /// Each prompt's ids and context, and the logits of its tokens from a first one on: [tokens - first, n_vocab].
+    pub fn logits(&self) -> impl Iterator<Item = (Vec<u32>, usize, usize, Vec<f32>)> {
+        let number = |value: &Value| value.as_u64().expect("a number") as usize;
+        self.json["prompts"].as_array().expect("a list").iter().map(move |p| {
+            let raw = STANDARD.decode(p["logits"].as_str().expect("base64")).expect("base64");
+            let logits = raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let ids = p["ids"].as_array().expect("a list").iter().map(|id| number(id) as u32).collect();
+            (ids, number(&p["n_ctx"]), number(&p["logits_from"]), logits)
+        })
+    }
+
     /// Prompts that are texts, each with the text that follows at temperature 0, up to the first end token.
     pub fn texts(&self, model: &Path) -> Vec<(String, String)> {
         let gguf = Gguf::open(model).expect("a model");

@@ -1,6 +1,7 @@
 //! The engine over the CPU device, through the Rust face: texts of the golden models, the same alone and in company.
 
 mod goldens;
+mod logprobs;
 mod soak;
 
 use goldens::{Golden, context, model_path};

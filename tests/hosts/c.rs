@@ -153,6 +153,11 @@ fn reason() {
 }
 
 #[test]
+fn ext() {
+    everywhere("ext");
+}
+
+#[test]
 fn unload() {
     everywhere("unload");
 }

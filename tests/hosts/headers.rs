@@ -13,6 +13,8 @@ const HANDLES: [&str; 3] = ["CudaContext", "CudaModel", "InferenceResult"];
 const ENUM: &str = "CudaErrorCode";
 const MESSAGE: &str = "cuda_error_message";
 const EXTENSION: &str = "worker_orcd_";
+/// Fields and arguments have their values as integers, so that any value can come without harm.
+const EXTENSION_ENUMS: [&str; 3] = ["WorkerOrcdFinish", "WorkerOrcdKvType", "WorkerOrcdLogLevel"];
 
 /// The Rust files that declare what C sees.
 fn sources() -> Vec<PathBuf> {
@@ -109,7 +111,7 @@ fn generated() -> Vec<(&'static str, String)> {
     ];
     if exported().iter().any(|name| name.starts_with(EXTENSION)) {
         let kinds = [ItemType::Functions, ItemType::Structs, ItemType::Enums, ItemType::Typedefs];
-        let body = piece(&kinds, &[], |name| name.starts_with(EXTENSION));
+        let body = piece(&kinds, &EXTENSION_ENUMS, |name| name.starts_with(EXTENSION));
         let includes = ["<stdbool.h>", "<stddef.h>", "<stdint.h>", "\"worker_types.h\""];
         let about = "What libworker_orcd offers beyond the 14 functions of worker_orcd.h.";
         all.push(("worker_orcd_ext.h", header("worker_orcd_ext.h", about, &includes, &body)));
