@@ -96,7 +96,9 @@ impl Sampler {
         if kept.iter().any(|&id| logits[id as usize].is_nan()) {
             return None;
         }
-        let total = if self.logprobs { log_sum_exp(logits, kept) } else { 0.0 };
+        // Over all rows, as the model's softmax is; what is no number in a padding row counts for nothing.
+        let all = (0u32..).zip(logits.iter()).filter(|(_, l)| l.is_finite()).map(|(id, _)| id);
+        let total = if self.logprobs { log_sum_exp(logits, all) } else { 0.0 };
         // Of the logits as the model gave them.
         let raw = if self.logprobs && self.sampling.penalises() { Some(logits.to_vec()) } else { None };
         self.penalise(logits);
@@ -109,7 +111,7 @@ impl Sampler {
             *self.seen.entry(id).or_insert(0) += 1;
         }
         let logit = raw.as_deref().unwrap_or(logits)[id as usize];
-        Some(Drawn { id, logprob: self.logprobs.then(|| (f64::from(logit) - total) as f32) })
+        Some(Drawn { id, logprob: self.logprobs.then(|| (f64::from(logit) - total).min(0.0) as f32) })
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -133,10 +135,10 @@ fn drawable(logits: &[f32], never: &[u32], ids: &mut Vec<u32>) {
 }
 
 /// ln of the sum of e^logit over `ids`.
-fn log_sum_exp(logits: &[f32], ids: &[u32]) -> f64 {
-    let of = |&id: &u32| f64::from(logits[id as usize]);
-    let most = ids.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
-    most + ids.iter().map(|id| (of(id) - most).exp()).sum::<f64>().ln()
+fn log_sum_exp(logits: &[f32], ids: impl Iterator<Item = u32> + Clone) -> f64 {
+    let of = |id: u32| f64::from(logits[id as usize]);
+    let most = ids.clone().map(of).fold(f64::NEG_INFINITY, f64::max);
+    most + ids.map(|id| (of(id) - most).exp()).sum::<f64>().ln()
 }
 
 /// The larger logit first, of equals the lower id.
@@ -165,7 +167,7 @@ fn truncate(logits: &[f32], sampling: &Sampling, ids: &mut Vec<u32>) {
 /// The likeliest ids, up to the one with which their probabilities reach `p`. Sorts as many of them as that takes.
 fn keep_top_p(logits: &[f32], p: f32, ids: &mut Vec<u32>) {
     const FIRST: usize = 256;
-    let (order, total) = (order(logits), log_sum_exp(logits, ids));
+    let (order, total) = (order(logits), log_sum_exp(logits, ids.iter().copied()));
     let mut sorted = FIRST.min(ids.len());
     while sorted > 0 {
         if sorted < ids.len() {
