@@ -3,6 +3,7 @@
 mod goldens;
 mod logprobs;
 mod soak;
+mod splits;
 
 use goldens::{Golden, context, model_path};
 use std::path::Path;

@@ -135,8 +135,17 @@ fn parts_that_do_not_fit_together_are_refused() {
         refused(what, &first, culprit);
     }
     let [first, second] = write_parts(&folder, &parts());
-    fs::remove_file(second).expect("the second part");
+    let bytes = fs::read(&second).expect("the second part");
+    fs::remove_file(&second).expect("the second part");
     refused("K16 a part missing", &first, "00002-of-00002.gguf");
-    let alone = folder.write("alone.gguf", &parts()[0].bytes());
-    refused("K16 no such name", &alone, "alone.gguf");
+    fs::copy(&first, &second).expect("a copy");
+    refused("K16 the first part twice", &first, "part 1 of 2, and part 2 of 2 is wanted");
+    fs::write(&second, llama::model().bytes()).expect("a whole model");
+    refused("K16 a whole model as a part", &first, "part 1 of 1, and part 2 of 2 is wanted");
+    fs::write(&first, bytes).expect("the second part");
+    refused("K16 the second part by the first's name", &first, "first part");
+    let parts = parts().map(|part| part.bytes());
+    for name in ["alone.gguf", "m-00001-of-00003.gguf", "m-1-of-2.gguf", "m-00002-of-00002.gguf"] {
+        refused("K16 not the first's name", &folder.write(name, &parts[0]), "00001-of-00002.gguf");
+    }
 }

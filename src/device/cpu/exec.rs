@@ -41,6 +41,12 @@ impl Interpreter {
         Ok(Self { plan, weights, pool, isa, limits, cache, buffers, done: None })
     }
 
+    /// The experts that the last step with any chose for the last batch's rows: [rows, used], best first.
+    #[cfg(test)]
+    pub fn chosen(&self) -> &[usize] {
+        &self.buffers.routing.experts[..self.buffers.rows.len() * self.plan.experts_used]
+    }
+
     /// Lists the batch's rows and those whose logits are wanted, and fills the ropes' tables.
     fn prepare(&mut self, batch: &Batch) {
         let b = &mut self.buffers;

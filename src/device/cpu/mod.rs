@@ -54,6 +54,8 @@ struct Cpu {
     threads: Option<usize>,
 }
 
+type Opened = (Interpreter, Arc<KvPool>, Arc<ModelWeights>);
+
 /// The CPU as the environment sets it up.
 pub fn device() -> Result<Arc<dyn Device>> {
     Ok(Arc::new(Cpu::default()))
@@ -86,6 +88,15 @@ impl Cpu {
         let pool = Arc::new(Pool::new(threads_from_env()?));
         *shared = Arc::downgrade(&pool);
         Ok(pool)
+    }
+
+    fn interpreter(&self, plan: Arc<Plan>, source: Arc<Source>, limits: Limits) -> Result<Opened> {
+        let (isa, pool) = (self.isa()?, self.pool()?);
+        let sizes = Sizes::new(&plan, isa, limits.batch_tokens, pool.threads());
+        let weights = Arc::new(ModelWeights::new(plan.clone(), source, sizes.bytes(&plan), &ACCOUNT)?);
+        let (cache, kv) = KvCache::new(KvPool::new(&plan, &limits, &ACCOUNT)?);
+        let parts = Parts { plan, weights: weights.clone(), pool, isa, limits };
+        Ok((Interpreter::new(parts, cache, &sizes)?, kv, weights))
     }
 }
 
@@ -126,17 +137,12 @@ impl Device for Cpu {
         limits: Limits,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<LoadedModel> {
-        let (isa, pool) = (self.isa()?, self.pool()?);
-        let sizes = Sizes::new(&plan, isa, limits.batch_tokens, pool.threads());
         let total = plan.weight_bytes();
-        let weights = Arc::new(ModelWeights::new(plan.clone(), source, sizes.bytes(&plan), &ACCOUNT)?);
-        let (cache, kv) = KvCache::new(KvPool::new(&plan, &limits, &ACCOUNT)?);
-        let parts = Parts { plan, weights: weights.clone(), pool, isa, limits };
-        let executor = Box::new(Interpreter::new(parts, cache, &sizes)?);
+        let (interpreter, kv, weights) = self.interpreter(plan, source, limits)?;
         if !progress(total, total) {
             return Err(Error::load("the load was ended by its caller"));
         }
-        Ok(LoadedModel { executor, kv, weights })
+        Ok(LoadedModel { executor: Box::new(interpreter), kv, weights })
     }
 
     fn held_bytes(&self) -> u64 {

@@ -3,6 +3,7 @@
 mod fixture;
 mod reference;
 mod refusals;
+mod routing;
 
 use super::*;
 use crate::plan::{Batch, Draw, Output, PageTable, Phase, Segment, Tokens, Want, lower};
@@ -90,7 +91,7 @@ fn logits_are_those_of_plain_arithmetic() {
     let tokens = tokens(100, 1);
     for shape in SHAPES {
         let fixture = Fixture::new(shape(QuantType::F32));
-        let want = Reference(&fixture).logits(&tokens).concat();
+        let want = Reference::new(&fixture).logits(&tokens).concat();
         for isa in sets() {
             let found = Loaded::new(&fixture, isa, 2).logits(&tokens, 64);
             let error = distance(&found, &want);
@@ -107,7 +108,7 @@ fn block_types_stay_within_their_tolerance() {
     for (ty, tolerance) in types {
         for shape in [fixture::llama, fixture::oss] {
             let fixture = Fixture::new(shape(ty));
-            let want = Reference(&fixture).logits(&tokens).concat();
+            let want = Reference::new(&fixture).logits(&tokens).concat();
             for isa in sets() {
                 let tolerance = if isa == Isa::Portable { 1e-5 } else { tolerance };
                 let error = distance(&Loaded::new(&fixture, isa, 2).logits(&tokens, 64), &want);

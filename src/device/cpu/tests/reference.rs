@@ -3,15 +3,29 @@
 use super::fixture::Fixture;
 use crate::model::*;
 use crate::quant;
+use std::cell::RefCell;
 
-type Row = Vec<f64>;
+pub type Row = Vec<f64>;
 
-pub struct Reference<'a>(pub &'a Fixture);
+pub struct Reference<'a> {
+    fixture: &'a Fixture,
+    /// The logits of every router, in the order of the layers, then of the tokens.
+    routers: RefCell<Vec<Row>>,
+}
 
-impl Reference<'_> {
+impl<'a> Reference<'a> {
+    pub fn new(fixture: &'a Fixture) -> Self {
+        Self { fixture, routers: RefCell::default() }
+    }
+
+    /// The routers' logits for all tokens of [`Self::logits`], since they were last asked for: [layers * tokens].
+    pub fn routers(&self) -> Vec<Row> {
+        self.routers.take()
+    }
+
     /// The logits of every token.
     pub fn logits(&self, tokens: &[u32]) -> Vec<Row> {
-        let spec = &self.0.spec;
+        let spec = &self.fixture.spec;
         let e = &spec.embedding;
         let mut hidden: Vec<Row> = Vec::new();
         for (position, &token) in tokens.iter().enumerate() {
@@ -30,19 +44,24 @@ impl Reference<'_> {
     }
 
     fn row(&self, id: WeightId, row: usize) -> Row {
-        let w = self.0.spec.weight(id);
-        let bytes = &self.0.source.bytes(&w.data)[row * w.row_bytes()..][..w.row_bytes()];
+        let w = self.fixture.spec.weight(id);
+        let bytes = &self.fixture.source.bytes(&w.data)[row * w.row_bytes()..][..w.row_bytes()];
         let mut out = vec![0.0; w.cols];
         quant::dequantise(w.ty, bytes, &mut out);
         out.into_iter().map(f64::from).collect()
     }
 
+    /// One element of a tensor of F32, whatever its shape.
+    fn float(&self, id: WeightId, at: usize) -> f64 {
+        let bytes = self.fixture.source.bytes(&self.fixture.spec.weight(id).data);
+        f32::from_le_bytes(bytes[4 * at..][..4].try_into().expect("four bytes")).into()
+    }
+
     fn linear(&self, l: &Linear, expert: usize, x: &[f64]) -> Row {
-        let stride = self.0.spec.weight(l.weight).rows;
-        let bias = l.bias.map(|id| self.row(id, 0));
+        let stride = self.fixture.spec.weight(l.weight).rows;
         let output = |r: usize| {
             let at = expert * stride + r;
-            dot(&self.row(l.weight, at), x) + bias.as_ref().map_or(0.0, |b| b[at])
+            dot(&self.row(l.weight, at), x) + l.bias.map_or(0.0, |id| self.float(id, at))
         };
         l.rows.clone().map(output).collect()
     }
@@ -71,7 +90,7 @@ impl Reference<'_> {
                         head.copy_from_slice(&self.norm(norm, head));
                     }
                     if let Some(rope) = a.rope {
-                        rotate(&self.0.spec.ropes[rope.0 as usize], head, position);
+                        rotate(&self.fixture.spec.ropes[rope.0 as usize], head, position);
                     }
                 }
             }
@@ -118,6 +137,7 @@ impl Reference<'_> {
                 let logits = self.linear(router, 0, &x);
                 let mut order: Vec<usize> = (0..logits.len()).collect();
                 order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+                self.routers.borrow_mut().push(logits.clone());
                 let sum: f64 = order[..*used].iter().map(|&e| logits[e].exp()).sum();
                 let mut out = vec![0.0; x.len()];
                 for &e in &order[..*used] {
