@@ -2,7 +2,7 @@
 //! is: a Rust library cannot be unloaded safely.
 //!
 //! nvcc is searched for, never fetched: WORKER_ORCD_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, ./.cuda. A file is
-//! compiled again only when it, a header or the flags changed. WORKER_ORCD_CUDA_ARCHS (`90a`, `80,90a`) narrows the
+//! compiled again only when it, a header or the flags changed. WORKER_ORCD_CUDA_ARCHS (`90a`, `80,ptx`) narrows the
 //! architectures for development.
 
 use std::collections::hash_map::DefaultHasher;
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, thread};
 
-/// Real architectures; `compute_80` PTX is added for cards that are newer than all of them.
-const ARCHS: &str = "80,86,89,90a,100,120";
+/// Real architectures, and the oldest one's PTX for cards that are newer than all of them.
+const ARCHS: &str = "80,86,89,90a,100,120,ptx";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -73,15 +73,14 @@ fn find_nvcc(root: &Path) -> Result<PathBuf, String> {
 
 fn flags() -> Vec<String> {
     let archs = env::var("WORKER_ORCD_CUDA_ARCHS").unwrap_or_default();
-    let narrowed = !archs.trim().is_empty();
-    let archs = if narrowed { archs } else { ARCHS.to_string() };
+    let archs = if archs.trim().is_empty() { ARCHS.to_string() } else { archs };
     let mut flags: Vec<String> =
         ["--fatbin", "-O3", "-std=c++17", "--threads", "0", "-Wno-deprecated-gpu-targets"].map(String::from).to_vec();
     for arch in archs.split([',', ' ']).map(str::trim).filter(|a| !a.is_empty()) {
-        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
-    }
-    if !narrowed {
-        flags.push("-gencode=arch=compute_80,code=compute_80".to_string());
+        flags.push(match arch {
+            "ptx" => "-gencode=arch=compute_80,code=compute_80".to_string(),
+            _ => format!("-gencode=arch=compute_{arch},code=sm_{arch}"),
+        });
     }
     flags
 }

@@ -12,6 +12,7 @@ use crate::plan::{KvType, Limits, Plan, lower};
 use crate::token::{Encode, Tokenizer};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const CONTEXT: &str = "WORKER_ORCD_CONTEXT";
 const PREFIX: &str = "WORKER_ORCD_PREFIX";
@@ -38,23 +39,47 @@ pub(super) fn load(
 ) -> Result<Parts> {
     let context = [asked_context()?, options.context].into_iter().flatten().min();
     let gguf = Gguf::open(path)?;
-    let tokenizer = Tokenizer::from_metadata(gguf.metadata())?;
     let spec = model::build(&gguf, context)?;
-    let plan = Arc::new(lower(&spec, never_drawn(&tokenizer, spec.n_vocab)));
+    let plan = Arc::new(lower(&spec, Tokenizer::never_drawn(gguf.metadata(), spec.n_vocab)?));
     let limits = limits(device, &plan, options);
     let family = spec.family;
     let name = path.display();
-    let mut progress = |done: u64, all: u64| {
-        log::debug!("loading {name}: {done} of {all} bytes");
-        progress(done, all)
-    };
-    let mut attempt = || device.load(plan.clone(), gguf.source().clone(), limits, &mut progress);
-    let loaded = with_relief(&mut attempt)?;
+    let (tokenizer, loaded) = with_tokenizer(&gguf, |wanted| {
+        let mut progress = |done: u64, all: u64| {
+            log::debug!("loading {name}: {done} of {all} bytes");
+            progress(done, all) && wanted.load(Ordering::Relaxed)
+        };
+        let mut attempt = || device.load(plan.clone(), gguf.source().clone(), limits, &mut progress);
+        with_relief(&mut attempt)
+    });
+    let tokenizer = tokenizer?;
+    let loaded = loaded?;
     log::info!("{name}: {family}, context {}, on {}", plan.context, device.name());
     let facts = Facts::read(&gguf, &plan, &tokenizer, family)?;
     let vocabulary = Arc::new(tokenizer);
     let shares_prefixes = shares_prefixes()?;
     Ok(Parts { device: device.clone(), plan, limits, loaded, vocabulary, facts, shares_prefixes })
+}
+
+/// The tokenizer, made by a thread of its own while `load` brings the weights to the device: a large vocabulary takes as long.
+/// What `load` is given turns false once the tokenizer has failed.
+fn with_tokenizer<T>(gguf: &Gguf, load: impl FnOnce(&AtomicBool) -> T) -> (Result<Tokenizer>, T) {
+    let wanted = AtomicBool::new(true);
+    let make = || {
+        let made = Tokenizer::from_metadata(gguf.metadata());
+        wanted.store(made.is_ok(), Ordering::Relaxed);
+        made
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("orcd-tokenizer".into()).spawn_scoped(scope, make);
+        let loaded = load(&wanted);
+        let tokenizer = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // A machine that gives no thread makes it here.
+            Err(_) => make(),
+        };
+        (tokenizer, loaded)
+    })
 }
 
 fn limits(device: &Arc<dyn Device>, plan: &Plan, options: LoadOptions) -> Limits {
@@ -85,12 +110,6 @@ fn shares_prefixes() -> Result<bool> {
         Some("off") => Ok(false),
         _ => Err(Error::parameter(format!("{PREFIX} is {value:?}, neither \"on\" nor \"off\""))),
     }
-}
-
-/// Rows of the embedding that no token stands for.
-fn never_drawn(tokenizer: &Tokenizer, n_vocab: usize) -> Vec<u32> {
-    let rows = u32::try_from(n_vocab).unwrap_or(u32::MAX);
-    (0..rows).filter(|&id| id as usize >= tokenizer.n_tokens() || tokenizer.is_padding(id)).collect()
 }
 
 impl Vocabulary for Tokenizer {

@@ -97,6 +97,11 @@ impl Tokenizer {
         })
     }
 
+    /// The ids below `rows` that stand for no token, ascending, for whoever cannot wait for the whole tokenizer.
+    pub fn never_drawn(m: &Metadata, rows: usize) -> Result<Vec<u32>> {
+        Ok(table::never_drawn(&VocabData::read(m)?, rows))
+    }
+
     /// The ids of a text.
     pub fn encode(&self, text: &str, opts: Encode) -> Result<Vec<u32>> {
         if text.len() >= u32::MAX as usize {

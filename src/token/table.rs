@@ -9,6 +9,17 @@ use super::vocab::{TokenType, Vocab};
 use crate::error::{Error, Result};
 use crate::gguf::quoted;
 
+/// The ids below `rows` that stand for no token, ascending: those that fill the table, and those beyond it.
+pub fn never_drawn(data: &VocabData<'_>, rows: usize) -> Vec<u32> {
+    let filler = |(i, text): (usize, &[u8])| {
+        let code = data.types.as_ref().and_then(|types| types.get(i).copied());
+        (is_padding(text) || code == Some(PADDING)).then_some(i as u32)
+    };
+    let n_tokens = data.tokens.len();
+    let beyond = u32::try_from(n_tokens).unwrap_or(u32::MAX)..u32::try_from(rows).unwrap_or(u32::MAX);
+    data.tokens.iter_bytes().enumerate().take(rows).filter_map(filler).chain(beyond).collect()
+}
+
 /// How the file writes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -18,6 +29,8 @@ pub enum Kind {
     Spm,
 }
 
+/// The number of the type of tokens that fill the table.
+const PADDING: i32 = 5;
 /// `▁`, which stands for a space.
 const LOWER_BLOCK: &[u8] = "\u{2581}".as_bytes();
 
@@ -56,7 +69,7 @@ fn token_type(code: i32, text: &[u8], kind: Kind, index: usize) -> Result<TokenT
         2 => Ok(TokenType::Unknown),
         3 => Ok(TokenType::Control),
         4 => Ok(TokenType::UserDefined),
-        5 => Ok(TokenType::Padding),
+        PADDING => Ok(TokenType::Padding),
         _ => Err(Error::load(format!("{TYPES}[{index}] is {code}, not 0 to 6"))),
     }
 }

@@ -163,7 +163,11 @@ fn a_token_to_be_added_must_exist() {
 
 #[test]
 fn control_tokens_come_only_from_parsing() {
-    let t = File::bpe(&[("<|im_end|>", 3), ("<tool>", 4), ("[PAD258]", 4), ("<unused0>", 3), ("x", 5)]).build();
+    let file = File::bpe(&[("<|im_end|>", 3), ("<tool>", 4), ("[PAD258]", 4), ("<unused0>", 3), ("x", 5)]);
+    let t = file.build();
+    let gguf = Gguf::from_bytes(file.bytes()).unwrap();
+    let never = |rows| Tokenizer::never_drawn(gguf.metadata(), rows).unwrap();
+    assert_eq!((never(300), never(259)), ((258..300).collect(), vec![258]));
     assert_eq!(t.encode("a<|im_end|>", PARSE).unwrap(), [97, 256]);
     assert_eq!(t.encode("a<|im_end|>", PLAIN).unwrap().len(), 11);
     assert_eq!(t.encode("<tool>a", PLAIN).unwrap(), [257, 97]);
