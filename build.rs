@@ -2,8 +2,8 @@
 //! is: a Rust library cannot be unloaded safely.
 //!
 //! nvcc is searched for, never fetched: WORKER_ORCD_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, ./.cuda. A file is
-//! compiled again only when it, a header or the flags changed. WORKER_ORCD_CUDA_ARCHS (`90a`, `80,ptx`) narrows the
-//! architectures for development.
+//! compiled again only when it, a header or the flags changed, once for all profiles. WORKER_ORCD_CUDA_ARCHS (`90a`, `80,ptx`)
+//! narrows the architectures for development.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -45,13 +45,33 @@ fn kernels() -> Result<(), String> {
         let fatbin = out.join(format!("{}.fatbin", stem(source)));
         let stamp = fingerprint(source, &headers, &nvcc, &flags)?;
         let stamp_file = fatbin.with_extension("stamp");
-        if fatbin.exists() && fs::read_to_string(&stamp_file).is_ok_and(|s| s == stamp) {
+        if is_from(&fatbin, &stamp) {
+            continue;
+        }
+        // No stamp while the file is not whole.
+        let _ = fs::remove_file(&stamp_file);
+        if let Some(same) = compiled_elsewhere(&out, &fatbin, &stamp) {
+            fs::copy(same, &fatbin).and_then(|_| fs::write(&stamp_file, &stamp)).map_err(|e| e.to_string())?;
             continue;
         }
         open.push((source.clone(), fatbin, stamp_file, stamp));
     }
     compile_all(open, &nvcc, &flags)?;
     fs::write(out.join("fatbins.rs"), table(&sources)).map_err(|e| e.to_string())
+}
+
+fn is_from(fatbin: &Path, stamp: &str) -> bool {
+    fatbin.exists() && fs::read_to_string(fatbin.with_extension("stamp")).is_ok_and(|s| s == stamp)
+}
+
+/// The same file in another build below the same target folder, such as that of another profile, or below one around it.
+fn compiled_elsewhere(out: &Path, fatbin: &Path, stamp: &str) -> Option<PathBuf> {
+    // TARGET/PROFILE/build/PACKAGE/out; cargo marks TARGET.
+    let targets = out.ancestors().skip(4).filter(|folder| folder.join("CACHEDIR.TAG").exists());
+    let profiles = targets.filter_map(|target| fs::read_dir(target).ok()).flatten().flatten();
+    let builds = profiles.filter_map(|profile| fs::read_dir(profile.path().join("build")).ok()).flatten().flatten();
+    let mut files = builds.filter_map(|build| Some(build.path().join("out").join(fatbin.file_name()?)));
+    files.find(|file| is_from(file, stamp))
 }
 
 fn find_nvcc(root: &Path) -> Result<PathBuf, String> {

@@ -21,6 +21,12 @@ pub struct Language {
 pub const C11: Language = Language { compiler: "gcc", standard: "-std=c11", name: "c" };
 pub const CPP17: Language = Language { compiler: "g++", standard: "-std=c++17", name: "c++" };
 
+/// Each language with the compilers for it that this machine has.
+pub fn compilers() -> Vec<(Language, &'static str)> {
+    let all = [(C11, "gcc"), (CPP17, "g++"), (C11, "clang"), (CPP17, "clang++")];
+    all.into_iter().filter(|(_, compiler)| have(compiler)).collect()
+}
+
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
