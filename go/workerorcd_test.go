@@ -82,7 +82,7 @@ func TestErrorsHaveCodeAndReason(t *testing.T) {
 	check(t, err, ModelLoadFailed, "lost.gguf")
 	_, err = device.Load("a\x00b")
 	check(t, err, InvalidParameter, "NUL")
-	_, err = model.Start("Hello", Options{MaxTokens: 0})
+	_, err = model.Start("Hello", Options{MaxTokens: -1})
 	check(t, err, InvalidParameter, "")
 	_, err = model.Start("\xff", Options{MaxTokens: 4})
 	check(t, err, InvalidParameter, "")
@@ -164,8 +164,14 @@ func TestCancel(t *testing.T) {
 	if _, err := inference.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("after cancel: %v", err)
 	}
-	_, err = inference.Next(context.Background())
-	check(t, err, InvalidParameter, "")
+	if _, err = inference.Next(context.Background()); err != io.EOF {
+		t.Fatalf("after the end: %v", err)
+	}
+	if s, err := inference.Statistics(); err != nil || s.Finish != FinishCancel {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	inference.Close()
+	check(t, inference.Cancel(), InvalidParameter, "")
 
 	// While pieces are being pulled.
 	inference, err = model.Start("Hello", Options{MaxTokens: 400, Temperature: 1})

@@ -12,110 +12,16 @@
 #ifndef WORKER_ORCD_HPP
 #define WORKER_ORCD_HPP
 
-#include <cstddef>
-#include <cstdint>
+#include <cstring>
 #include <iterator>
-#include <new>
-#include <stdexcept>
-#include <string>
-#include <system_error>
-#include <utility>
 
-#include "worker_orcd.h"
-#include "worker_orcd_ext.h"
+#include "worker_orcd_base.hpp"
 
 namespace worker_orcd {
 
-// The numbers of CudaErrorCode, named here so that the header also serves hosts that leave that enum out.
-constexpr int invalid_parameter = 5;
-constexpr int out_of_memory = 2;
-
-// The category of the library's codes: ec.message() is what cuda_error_message says.
-class Category : public std::error_category {
-public:
-    const char* name() const noexcept override { return "worker_orcd"; }
-    std::string message(int code) const override { return cuda_error_message(code); }
-};
-
-inline const std::error_category& category() noexcept
-{
-    static const Category instance;
-    return instance;
-}
-
-inline std::error_code make_code(int code) noexcept { return {code, category()}; }
-
-// The reason, in words, of the last error that a call of this thread gave.
-inline std::string last_reason()
-{
-    std::string reason(worker_orcd_last_error(nullptr, 0) + 1, '\0');
-    std::size_t length = worker_orcd_last_error(&reason[0], reason.size());
-    reason.resize(length < reason.size() ? length : reason.size() - 1);
-    return reason;
-}
-
-// What the throwing calls throw: the code, and the reason in words.
-class Error : public std::runtime_error {
-public:
-    Error(int code, const std::string& reason)
-        : std::runtime_error(std::string(cuda_error_message(code)) + (reason.empty() ? "" : ": ") + reason),
-          code_(code),
-          reason_(reason)
-    {
-    }
-    explicit Error(int code) : Error(code, last_reason()) {}
-
-    int code() const noexcept { return code_; }
-    const std::string& reason() const noexcept { return reason_; }
-
-private:
-    int code_;
-    std::string reason_;
-};
-
-// A handle and the function that closes it.
-template <typename T, void (*close)(T*)> class Handle {
-public:
-    Handle() noexcept = default;
-    explicit Handle(T* raw) noexcept : raw_(raw) {}
-    Handle(Handle&& other) noexcept : raw_(std::exchange(other.raw_, nullptr)) {}
-    Handle& operator=(Handle&& other) noexcept
-    {
-        if (this != &other) {
-            reset();
-            raw_ = std::exchange(other.raw_, nullptr);
-        }
-        return *this;
-    }
-    Handle(const Handle&) = delete;
-    Handle& operator=(const Handle&) = delete;
-    ~Handle() { reset(); }
-
-    T* get() const noexcept { return raw_; }
-    explicit operator bool() const noexcept { return raw_ != nullptr; }
-
-    // Closes it now. Closing twice does nothing, and leaves the last error's reason alone.
-    void reset() noexcept
-    {
-        if (raw_ != nullptr) close(std::exchange(raw_, nullptr));
-    }
-
-    // Gives the handle to the caller, who closes it.
-    T* release() noexcept { return std::exchange(raw_, nullptr); }
-
-private:
-    T* raw_ = nullptr;
-};
-
-// One piece of an answer: whole UTF-8, never empty; the index counts 0, 1, 2, …
-struct Piece {
-    std::string text;
-    int index = 0;
-};
-
 class Inference;
 
-// The pieces of an answer, as a range to go through once. Ends with the answer; an error throws.
+/// The pieces of an answer, as a range to go through once. Ends with the answer; an error throws.
 class Pieces {
 public:
     struct End {};
@@ -147,13 +53,13 @@ private:
     Inference* inference_;
 };
 
-// An answer in the making. Destroying it cancels it.
+/// An answer in the making. Destroying it cancels it.
 class Inference : public Handle<InferenceResult, cuda_inference_free> {
 public:
     using Handle::Handle;
 
-    // Into the caller's buffer: true with a piece, false without an error at the end. A buffer that is
-    // too small gives invalid_parameter and loses nothing.
+    /// Into the caller's buffer: true with a piece, false without an error at the end. A buffer that is
+    /// too small gives invalid_parameter and loses nothing.
     bool next(char* buffer, int size, int& index, std::error_code& error) noexcept
     {
         int code = 0;
@@ -162,10 +68,10 @@ public:
         return more;
     }
 
-    // Into a string, which grows as the piece needs.
+    /// Into a string, which grows as the piece needs.
     bool next(Piece& piece, std::error_code& error) noexcept
     {
-        try {
+        return detail::caught(error, [&] {
             std::size_t size = piece.text.capacity() < 255 ? 255 : piece.text.capacity();
             for (; size <= longest; size *= 4) {
                 piece.text.resize(size);
@@ -175,21 +81,67 @@ public:
                 else piece.text.clear();
                 return more;
             }
-        } catch (const std::bad_alloc&) {
-            error = make_code(out_of_memory);
-        }
-        return false;
+            return false;
+        });
     }
 
     bool next(Piece& piece)
     {
-        std::error_code error;
-        bool more = next(piece, error);
-        if (error) throw Error(error.value());
-        return more;
+        return detail::checked([&](std::error_code& error) { return next(piece, error); });
     }
 
     Pieces pieces() noexcept { return Pieces(*this); }
+
+    /// What it has come to so far. Never waits.
+    Statistics statistics(std::error_code& error) const noexcept
+    {
+        worker_orcd_statistics raw = {};
+        int code = 0;
+        raw.size = sizeof raw;
+        worker_orcd_get_statistics(get(), &raw, &code);
+        error = make_code(code);
+        return detail::statistics(raw);
+    }
+
+    Statistics statistics() const
+    {
+        return detail::checked([&](std::error_code& error) { return statistics(error); });
+    }
+
+    /// The tokens from the one numbered `first` on, as far as their text was pulled or is held back.
+    std::vector<Token> tokens(std::size_t first, std::error_code& error) const noexcept
+    {
+        return detail::caught(error, [&] {
+            int code = 0;
+            std::vector<std::uint32_t> ids(worker_orcd_tokens(get(), first, nullptr, nullptr, 0, &code));
+            std::vector<float> logprobs(ids.size());
+            // There may be more by now; those are for the next time.
+            worker_orcd_tokens(get(), first, ids.data(), logprobs.data(), ids.size(), &code);
+            error = make_code(code);
+            std::vector<Token> all(code == 0 ? ids.size() : 0);
+            for (std::size_t i = 0; i < all.size(); i++) all[i] = {ids[i], logprobs[i]};
+            return all;
+        });
+    }
+
+    std::vector<Token> tokens(std::size_t first = 0) const
+    {
+        return detail::checked([&](std::error_code& error) { return tokens(first, error); });
+    }
+
+    /// Ends the answer where it is, from any thread: next() then says that it has ended.
+    bool cancel(std::error_code& error) noexcept
+    {
+        int code = 0;
+        bool done = worker_orcd_cancel(get(), &code);
+        error = make_code(code);
+        return done;
+    }
+
+    void cancel()
+    {
+        detail::checked([&](std::error_code& error) { return cancel(error); });
+    }
 
 private:
     static constexpr std::size_t longest = 1 << 20;
@@ -201,11 +153,12 @@ inline Pieces::Iterator& Pieces::Iterator::operator++()
     return *this;
 }
 
-// A model on a device. May be used by many threads at once.
+/// A model on a device. May be used by many threads at once.
 class Model : public Handle<CudaModel, cuda_unload_model> {
 public:
     using Handle::Handle;
 
+    /// An answer of 1 to 2048 tokens.
     Inference start(const char* prompt, int max_tokens, float temperature, std::uint64_t seed,
                     std::error_code& error) noexcept
     {
@@ -217,14 +170,113 @@ public:
 
     Inference start(const std::string& prompt, int max_tokens, float temperature = 0.0f, std::uint64_t seed = 0)
     {
-        if (prompt.find('\0') != std::string::npos) throw Error(invalid_parameter, "the prompt holds a NUL byte");
-        std::error_code error;
-        Inference inference = start(prompt.c_str(), max_tokens, temperature, seed, error);
-        if (error) throw Error(error.value());
-        return inference;
+        detail::whole(prompt, "the prompt");
+        return detail::checked([&](std::error_code& error) {
+            return start(prompt.c_str(), max_tokens, temperature, seed, error);
+        });
     }
 
-    // Bytes held on the device now; 0 for a closed model.
+    /// An answer with options.
+    Inference start(const char* prompt, const StartOptions& options, std::error_code& error) noexcept
+    {
+        return begin(prompt, nullptr, 0, options, error);
+    }
+
+    Inference start(const std::string& prompt, const StartOptions& options)
+    {
+        detail::whole(prompt, "the prompt");
+        return detail::checked([&](std::error_code& error) { return start(prompt.c_str(), options, error); });
+    }
+
+    /// The same after tokens instead of a text; nothing is added to them.
+    Inference start_tokens(const std::vector<std::uint32_t>& ids, const StartOptions& options, std::error_code& error) noexcept
+    {
+        return begin(nullptr, ids.data(), ids.size(), options, error);
+    }
+
+    Inference start_tokens(const std::vector<std::uint32_t>& ids, const StartOptions& options)
+    {
+        return detail::checked([&](std::error_code& error) { return start_tokens(ids, options, error); });
+    }
+
+    /// The tokens of a text. `special`: with those that the file wants around a prompt. `control`: the text of control tokens
+    /// becomes those tokens.
+    std::vector<std::uint32_t> tokenize(const char* text, bool special, bool control, std::error_code& error) const noexcept
+    {
+        return detail::caught(error, [&] {
+            int code = 0;
+            // No text has more tokens than bytes, but for those around it; if one does, it is asked for again.
+            std::vector<std::uint32_t> ids(text == nullptr ? 0 : std::strlen(text) + 4);
+            std::size_t count = ids.size() + 1;
+            while (count > ids.size() && code == 0) {
+                ids.resize(count);
+                count = worker_orcd_tokenize(get(), text, special, control, ids.data(), ids.size(), &code);
+            }
+            ids.resize(count);
+            error = make_code(code);
+            return ids;
+        });
+    }
+
+    std::vector<std::uint32_t> tokenize(const std::string& text, bool special = true, bool control = true) const
+    {
+        detail::whole(text, "the text");
+        return detail::checked([&](std::error_code& error) { return tokenize(text.c_str(), special, control, error); });
+    }
+
+    /// The bytes that tokens stand for, which need not be whole UTF-8.
+    std::string detokenize(const std::vector<std::uint32_t>& ids, std::error_code& error) const noexcept
+    {
+        return detail::caught(error, [&] {
+            int code = 0;
+            std::string text(worker_orcd_detokenize(get(), ids.data(), ids.size(), nullptr, 0, &code) + 1, '\0');
+            text.resize(worker_orcd_detokenize(get(), ids.data(), ids.size(), &text[0], text.size(), &code));
+            error = make_code(code);
+            return text;
+        });
+    }
+
+    std::string detokenize(const std::vector<std::uint32_t>& ids) const
+    {
+        return detail::checked([&](std::error_code& error) { return detokenize(ids, error); });
+    }
+
+    /// What the file says of the model.
+    Facts facts(std::error_code& error) const noexcept
+    {
+        return detail::caught(error, [&] {
+            worker_orcd_model_facts raw = {};
+            int code = 0;
+            raw.size = sizeof raw;
+            worker_orcd_get_model_facts(get(), &raw, &code);
+            error = make_code(code);
+            return code == 0 ? detail::facts(raw) : Facts();
+        });
+    }
+
+    Facts facts() const
+    {
+        return detail::checked([&](std::error_code& error) { return facts(error); });
+    }
+
+    /// The text of the file's chat template; empty if there is none.
+    std::string chat_template(std::error_code& error) const noexcept
+    {
+        return detail::caught(error, [&] {
+            int code = 0;
+            std::string text(worker_orcd_chat_template(get(), nullptr, 0, &code) + 1, '\0');
+            text.resize(worker_orcd_chat_template(get(), &text[0], text.size(), &code));
+            error = make_code(code);
+            return text;
+        });
+    }
+
+    std::string chat_template() const
+    {
+        return detail::checked([&](std::error_code& error) { return chat_template(error); });
+    }
+
+    /// Bytes held on the device now; 0 for a closed model.
     std::uint64_t vram_bytes() const noexcept { return cuda_model_get_vram_usage(get()); }
 
     bool check_vram_residency(std::error_code& error) const noexcept
@@ -234,18 +286,32 @@ public:
         error = make_code(code);
         return resident;
     }
+
+private:
+    Inference begin(const char* prompt, const std::uint32_t* ids, std::size_t count, const StartOptions& options,
+                    std::error_code& error) noexcept
+    {
+        return detail::caught(error, [&] {
+            int code = 0;
+            std::vector<const char*> stops;
+            worker_orcd_start_options raw = detail::raw(options, stops);
+            raw.prompt_ids = ids;
+            raw.prompt_id_count = count;
+            Inference inference(worker_orcd_start(get(), prompt, &raw, &code));
+            error = make_code(code);
+            return inference;
+        });
+    }
 };
 
-// A device that is open.
+/// A device that is open.
 class Context : public Handle<CudaContext, cuda_destroy> {
 public:
     using Handle::Handle;
 
     explicit Context(int device)
     {
-        std::error_code error;
-        *this = open(device, error);
-        if (error) throw Error(error.value());
+        *this = detail::checked([&](std::error_code& error) { return open(device, error); });
     }
 
     static Context open(int device, std::error_code& error) noexcept
@@ -258,20 +324,23 @@ public:
 
     static int device_count() noexcept { return cuda_get_device_count(); }
 
-    Model load(const char* path, std::error_code& error) noexcept
+    Model load(const char* path, std::error_code& error) noexcept { return load(path, LoadOptions(), error); }
+    Model load(const std::string& path) { return load(path, LoadOptions()); }
+
+    /// With options.
+    Model load(const char* path, const LoadOptions& options, std::error_code& error) noexcept
     {
-        int code = 0;
-        std::uint64_t bytes = 0;
-        Model model(cuda_load_model(get(), path, &bytes, &code));
-        error = make_code(code);
-        return model;
+        detail::Progress progress = {options.progress, nullptr};
+        return load(path, options, progress, error);
     }
 
-    Model load(const std::string& path)
+    Model load(const std::string& path, const LoadOptions& options)
     {
-        if (path.find('\0') != std::string::npos) throw Error(invalid_parameter, "the path holds a NUL byte");
+        detail::whole(path, "the path");
+        detail::Progress progress = {options.progress, nullptr};
         std::error_code error;
-        Model model = load(path.c_str(), error);
+        Model model = load(path.c_str(), options, progress, error);
+        if (progress.thrown) std::rethrow_exception(progress.thrown);
         if (error) throw Error(error.value());
         return model;
     }
@@ -284,6 +353,22 @@ public:
         bool healthy = cuda_check_device_health(get(), &code);
         error = make_code(code);
         return healthy;
+    }
+
+private:
+    Model load(const char* path, const LoadOptions& options, detail::Progress& progress, std::error_code& error) noexcept
+    {
+        worker_orcd_load_options raw = {};
+        int code = 0;
+        raw.size = sizeof raw;
+        raw.progress = options.progress ? detail::Progress::tell : nullptr;
+        raw.user = &progress;
+        raw.context = options.context;
+        raw.sequences = options.sequences;
+        raw.kv_type = static_cast<std::int32_t>(options.kv_type);
+        Model model(worker_orcd_load(get(), path, &raw, nullptr, &code));
+        error = make_code(code);
+        return model;
     }
 };
 

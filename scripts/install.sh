@@ -12,7 +12,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # What a program that links the static library needs besides it.
 static_libraries="-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc"
 
-headers="worker_orcd.h worker_orcd_ext.h worker_orcd.hpp worker_ffi.h worker_types.h worker_errors.h"
+headers="worker_orcd.h worker_orcd_ext.h worker_orcd.hpp worker_orcd_base.hpp worker_ffi.h worker_types.h worker_errors.h"
 libraries="libworker_orcd.so libworker_orcd.a libworker_cuda.a"
 pc=lib/pkgconfig/worker_orcd.pc
 cmake=lib/cmake/worker_orcd

@@ -75,6 +75,61 @@ static void as_without(CudaModel* model)
     }
 }
 
+/* Options that leave one token to draw from give the text of temperature 0, whatever the temperature. */
+static void narrowed(CudaModel* model)
+{
+    char plain[8192], text[8192];
+    int i;
+    answer_of(model, "Hello, world!", 24, 0.0f, 0, plain, sizeof plain);
+    for (i = 0; i < 4; i++) {
+        worker_orcd_start_options options = with_tokens(24);
+        InferenceResult* answer;
+        options.temperature = 2.0f;
+        options.seed = (uint64_t)i;
+        if (i == 0) options.top_k = 1;
+        if (i == 1) options.top_p = 1e-6f;
+        if (i == 2) options.min_p = 1.0f;
+        /* Without effect: nothing is drawn at temperature 0. */
+        if (i == 3) options.temperature = 0.0f, options.top_k = 40, options.top_p = 0.5f, options.min_p = 0.1f;
+        answer = begin(model, "Hello, world!", &options);
+        read_all(answer, text, sizeof text);
+        CHECK(strcmp(text, plain) == 0);
+        cuda_inference_free(answer);
+    }
+}
+
+/* Answers with and without options, at once: each as if alone. */
+static void together(CudaModel* model)
+{
+    enum { MANY = 12 };
+    static char alone[MANY][4096], text[4096];
+    InferenceResult* answers[MANY];
+    int round, i;
+    for (round = 0; round < 2; round++) {
+        for (i = 0; i < MANY; i++) {
+            worker_orcd_start_options options = with_tokens((uint32_t)(16 + i));
+            options.temperature = 0.5f * (float)(i % 3);
+            options.seed = (uint64_t)i;
+            options.top_k = i % 4 == 1 ? 20 : 0;
+            options.top_p = i % 4 == 2 ? 0.9f : 0.0f;
+            options.repetition_penalty = i % 5 == 1 ? 1.3f : 0.0f;
+            options.presence_penalty = i % 5 == 2 ? 1.0f : 0.0f;
+            options.frequency_penalty = i % 5 == 3 ? 0.5f : 0.0f;
+            options.logprobs = i % 2;
+            answers[i] = begin(model, "Once upon a time", &options);
+            if (round == 0) {
+                read_all(answers[i], alone[i], sizeof alone[i]);
+                cuda_inference_free(answers[i]);
+            }
+        }
+        for (i = 0; round == 1 && i < MANY; i++) {
+            read_all(answers[i], text, sizeof text);
+            CHECK(strcmp(text, alone[i]) == 0);
+            cuda_inference_free(answers[i]);
+        }
+    }
+}
+
 static void stops(CudaModel* model)
 {
     char whole[8192], text[8192], stop[16];
@@ -221,6 +276,26 @@ static bool progress(void* user, uint64_t done, uint64_t all)
     return seen->go_on;
 }
 
+/* Keys and values of 32 bits are the CPU's alone; a GPU says so. */
+static void kv_types(CudaContext* context)
+{
+    const char* device = getenv("WORKER_ORCD_DEVICE");
+    bool on_cpu = device != NULL && strcmp(device, "cpu") == 0;
+    worker_orcd_load_options options;
+    int kv_type;
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    for (kv_type = 0; kv_type <= 3; kv_type++) {
+        int code = UNSET;
+        CudaModel* model;
+        options.kv_type = kv_type;
+        model = worker_orcd_load(context, model_path("llama-f32.gguf"), &options, NULL, &code);
+        if (kv_type <= (on_cpu ? WORKER_ORCD_KV_F32 : WORKER_ORCD_KV_F16)) CHECK(model != NULL && code == 0);
+        else CHECK(model == NULL && code == CUDA_ERROR_INVALID_PARAMETER);
+        cuda_unload_model(model);
+    }
+}
+
 static void loads(CudaContext* context)
 {
     const char* path = model_path("llama-f32.gguf");
@@ -253,8 +328,6 @@ static void loads(CudaContext* context)
     seen.go_on = false;
     CHECK(worker_orcd_load(context, path, &options, NULL, &code) == NULL && code == CUDA_ERROR_MODEL_LOAD_FAILED);
     CHECK(cuda_get_process_vram_usage(context) == before);
-    options.kv_type = 3;
-    CHECK(worker_orcd_load(context, path, &options, NULL, &code) == NULL && code == CUDA_ERROR_INVALID_PARAMETER);
     CHECK(worker_orcd_load(context, path, NULL, NULL, &code) == NULL && code == CUDA_ERROR_INVALID_PARAMETER);
     CHECK(worker_orcd_load(context, NULL, &options, NULL, &code) == NULL && code == CUDA_ERROR_INVALID_PARAMETER);
     CHECK(worker_orcd_load(context, path, &options, NULL, NULL) == NULL);
@@ -287,6 +360,8 @@ int main(void)
     CudaContext* context = open_context();
     CudaModel* model = load_model(context);
     as_without(model);
+    narrowed(model);
+    together(model);
     stops(model);
     finishes(model);
     cancels(model);
@@ -294,6 +369,7 @@ int main(void)
     facts(model);
     cuda_unload_model(model);
     loads(context);
+    kv_types(context);
     logs(context);
     cuda_destroy(context);
     return 0;

@@ -1,9 +1,12 @@
 // The C++ face, used in every way it can be: throwing and noexcept calls, moves, the range, errors.
 // The model is named on the command line; nothing is printed if all is well.
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -20,14 +23,35 @@
 
 using worker_orcd::Context;
 using worker_orcd::Error;
+using worker_orcd::Facts;
+using worker_orcd::Finish;
 using worker_orcd::Inference;
+using worker_orcd::KvType;
+using worker_orcd::LoadOptions;
 using worker_orcd::Model;
 using worker_orcd::Piece;
+using worker_orcd::StartOptions;
+using worker_orcd::Statistics;
+using worker_orcd::Token;
 
 static_assert(!std::is_copy_constructible<Context>::value && std::is_nothrow_move_constructible<Context>::value, "");
 static_assert(!std::is_copy_assignable<Model>::value && std::is_nothrow_move_assignable<Model>::value, "");
 static_assert(!std::is_copy_constructible<Inference>::value && sizeof(Inference) == sizeof(void*), "");
 static_assert(noexcept(std::declval<Model&>().start("", 1, 0.0f, 0, std::declval<std::error_code&>())), "");
+
+static_assert(noexcept(std::declval<Model&>().start("", StartOptions(), std::declval<std::error_code&>())), "");
+static_assert(noexcept(std::declval<Context&>().load("", LoadOptions(), std::declval<std::error_code&>())), "");
+static_assert(noexcept(std::declval<Model&>().tokenize("", true, true, std::declval<std::error_code&>())), "");
+static_assert(noexcept(std::declval<Model&>().facts(std::declval<std::error_code&>())), "");
+static_assert(noexcept(std::declval<Inference&>().statistics(std::declval<std::error_code&>())), "");
+static_assert(noexcept(std::declval<Inference&>().cancel(std::declval<std::error_code&>())), "");
+
+static std::string text_of(Inference& inference)
+{
+    std::string text;
+    for (const Piece& piece : inference.pieces()) text += piece.text;
+    return text;
+}
 
 static std::string answer(Model& model, int tokens)
 {
@@ -92,6 +116,122 @@ static void moves(Model& model)
     for (int i = 0; i < 4; i++) many.push_back(model.start("Hello", 8));
 }
 
+static void options(Model& model)
+{
+    StartOptions plain;
+    plain.max_tokens = 16;
+    plain.temperature = 1.0f;
+    plain.seed = 7;
+    Inference inference = model.start("Hello, world", plain);
+    CHECK(inference.statistics().finish == Finish::none);
+    const std::string text = text_of(inference);
+    CHECK(text == answer(model, 16));
+    Statistics s = inference.statistics();
+    CHECK((s.finish == Finish::length && s.tokens == 16) || (s.finish == Finish::end_token && s.tokens < 16));
+    CHECK(s.prompt_tokens > 0 && s.reused_tokens <= s.prompt_tokens);
+    CHECK(s.until_first.count() > 0 && s.until_last >= s.until_first);
+    CHECK(inference.tokens().size() == s.tokens && std::isnan(inference.tokens()[0].logprob));
+
+    StartOptions all = plain;
+    all.top_k = 20;
+    all.top_p = 0.9f;
+    all.min_p = 0.01f;
+    all.repetition_penalty = 1.2f;
+    all.frequency_penalty = 0.5f;
+    all.presence_penalty = 0.5f;
+    all.logprobs = true;
+    inference = model.start("Hello, world", all);
+    const std::string other = text_of(inference);
+    const std::vector<Token> tokens = inference.tokens();
+    CHECK(!tokens.empty() && inference.tokens(tokens.size() - 1).size() == 1);
+    for (const Token& token : tokens) CHECK(token.logprob <= 0.0f);
+
+    StartOptions stopped = plain;
+    stopped.stops = {"this does not come", text.substr(0, text.size() / 2)};
+    while ((static_cast<unsigned char>(text[stopped.stops[1].size()]) & 0xc0) == 0x80) stopped.stops[1].pop_back();
+    inference = model.start("Hello, world", stopped);
+    CHECK(text_of(inference).empty() && inference.statistics().finish == Finish::stop_string);
+    stopped.stops[0] = std::string("a\0b", 3);
+    CHECK(error_of([&] { model.start("Hello", stopped); }).code() == 5);
+    std::error_code code;
+    CHECK(!model.start("Hello", stopped, code) && code.value() == 5);
+}
+
+static void tokens(Model& model)
+{
+    const std::string prompt = "Hello, na\xc3\xafve world";
+    const std::vector<std::uint32_t> ids = model.tokenize(prompt), bare = model.tokenize(prompt, false, false);
+    CHECK(!bare.empty() && bare.size() <= ids.size() && model.detokenize(bare) == prompt);
+    CHECK(model.tokenize("", false, false).empty() && model.detokenize({}).empty());
+    StartOptions options;
+    options.max_tokens = 8;
+    Inference by_ids = model.start_tokens(ids, options), by_text = model.start(prompt, options);
+    CHECK(by_ids.statistics().prompt_tokens == ids.size() && text_of(by_ids) == text_of(by_text));
+    CHECK(error_of([&] { model.start_tokens({}, options); }).code() == 5);
+    CHECK(error_of([&] { model.start_tokens({0xffffffffu}, options); }).code() == 5);
+    CHECK(error_of([&] { model.detokenize({0xffffffffu}); }).code() == 5);
+    CHECK(error_of([&] { model.tokenize("\xff"); }).code() == 5);
+    std::error_code code;
+    CHECK(model.tokenize(nullptr, true, true, code).empty() && code.value() == 5);
+    CHECK(model.tokenize("Hello", true, true, code) == model.tokenize("Hello") && !code);
+}
+
+static void cancels(Model& model)
+{
+    StartOptions options;
+    options.temperature = 1.0f;
+    Inference inference = model.start("Hello", options);
+    Piece piece;
+    CHECK(inference.next(piece));
+    std::thread canceller([&] { inference.cancel(); });
+    text_of(inference);
+    canceller.join();
+    const Finish finish = inference.statistics().finish;
+    CHECK(finish == Finish::cancelled || finish == Finish::end_token || finish == Finish::context);
+    std::error_code code;
+    CHECK(inference.cancel(code) && !code && !inference.next(piece));
+    inference.reset();
+    CHECK(!inference.cancel(code) && code.value() == 5);
+    inference.statistics(code);
+    CHECK(code.value() == 5 && inference.tokens(0, code).empty() && code.value() == 5);
+}
+
+static void count_message(void* user, int, const char*) { ++*static_cast<int*>(user); }
+
+static void loads(Context& context, const std::string& path)
+{
+    LoadOptions options;
+    std::uint64_t calls = 0;
+    int messages = 0;
+    options.context = 100;
+    options.sequences = 2;
+    options.kv_type = KvType::f16;
+    options.progress = [&](std::uint64_t done, std::uint64_t all) {
+        calls++;
+        return done <= all;
+    };
+    worker_orcd::set_log(count_message, &messages);
+    Model model = context.load(path, options);
+    worker_orcd::set_log(nullptr);
+    CHECK(calls > 0 && messages > 0);
+    const Facts facts = model.facts();
+    CHECK(facts.family == "llama" && facts.quantisation == "F32" && facts.context == 100);
+    CHECK(facts.vocabulary > 0 && facts.parameters > 0 && facts.eos.has_value() && *facts.eos < facts.vocabulary);
+    CHECK(model.chat_template().size() < 100000 && answer(model, 16).size() > 0);
+    options.progress = [](std::uint64_t, std::uint64_t) { return false; };
+    CHECK(error_of([&] { context.load(path, options); }).code() == worker_orcd::load_failed);
+    options.progress = [](std::uint64_t, std::uint64_t) -> bool { throw std::logic_error("from inside"); };
+    bool thrown = false;
+    try {
+        context.load(path, options);
+    } catch (const std::logic_error&) {
+        thrown = true;
+    }
+    CHECK(thrown);
+    std::error_code code;
+    CHECK(!context.load(path.c_str(), options, code) && code.value() == worker_orcd::load_failed);
+}
+
 int main(int argc, char** argv)
 {
     CHECK(argc == 2 && Context::device_count() >= 1);
@@ -104,6 +244,11 @@ int main(int argc, char** argv)
     CHECK(!text.empty() && answer(model, 16) == text);
     errors(context, model);
     moves(model);
+    options(model);
+    tokens(model);
+    cancels(model);
+    loads(context, argv[1]);
+    CHECK(std::string(worker_orcd::version()) == WORKER_ORCD_VERSION);
     context.reset();
     CHECK(answer(model, 16) == text); // a model outlives its context
     model.reset();

@@ -1,7 +1,7 @@
 //! The binary interface: the symbols, the prototypes, the names a linker and a loader see, the version, and
 //! that a panic unwinds to the guard.
 
-use crate::tools::{C11, CPP17, WARNINGS, have, library_folder, root, run, scratch, stdout};
+use crate::tools::{WARNINGS, compilers, have, library_folder, root, run, scratch, stdout};
 use std::fs;
 use std::process::Command;
 
@@ -26,14 +26,19 @@ fn the_symbols_are_those_listed() {
 
 #[test]
 fn the_prototypes_are_frozen() {
-    for language in [C11, CPP17] {
-        if !have(language.compiler) {
-            continue;
-        }
-        let mut command = Command::new(language.compiler);
+    for (language, compiler) in compilers() {
+        let mut command = Command::new(compiler);
         command.args([language.standard, "-x", language.name, "-fsyntax-only"]);
         command.args(WARNINGS).arg("-I").arg(root().join("include"));
         run(command.arg(root().join("tests/abi/prototypes.c")));
+    }
+}
+
+#[test]
+fn every_prototype_is_pinned() {
+    let pinned = fs::read_to_string(root().join("tests/abi/prototypes.c")).expect("prototypes.c");
+    for name in SYMBOLS.lines().filter(|line| !line.is_empty()) {
+        assert!(pinned.contains(&format!("SAME({name},")), "{name} is not in prototypes.c");
     }
 }
 

@@ -43,7 +43,15 @@ fn generate(folder: &Path, model: &Path, device: &str) {
     assert_eq!(stdout(&with(&["--tokens", "12", "Hello, world"])), stdout(&answer));
     assert!(with(&["--tokens", "12", "--chat", "Hello, world"]).status.success());
 
-    let refused = with(&["--tokens", "0", "Hello"]);
+    let sampled = ["--top-k", "40", "--top-p", "0.9", "--min-p", "0.05", "--repeat", "1.1", "--temperature", "0.8"];
+    let all = with(&[&["--tokens", "0", "--stop", "no such text", "Hello"][..], &sampled].concat());
+    assert!(all.status.success() && stderr(&all).contains("ended by: "), "{}", stderr(&all));
+    let text = stdout(&answer);
+    let stop: String = text.chars().take(4).collect();
+    let stopped = with(&["--tokens", "12", "--stop", &stop, "Hello, world"]);
+    assert!(stdout(&stopped).trim().is_empty() && stderr(&stopped).contains("ended by: stop string"));
+
+    let refused = with(&["--temperature", "9", "Hello"]);
     assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
     assert!(stderr(&refused).contains("Invalid function parameter: "));
     assert_eq!(with(&["--nonsense", "1"]).status.code(), Some(64));
@@ -79,12 +87,29 @@ fn threads(folder: &Path, model: &Path, device: &str) {
 }
 
 fn chat(folder: &Path, model: &Path, device: &str) {
-    for format in ["chatml", "llama3"] {
+    for format in [&["chatml"][..], &["llama3"], &[]] {
         let mut command = program(folder.join("chat"));
-        command.arg(model).arg(format).env("WORKER_ORCD_DEVICE", device);
+        command.arg(model).args(format).env("WORKER_ORCD_DEVICE", device);
         let talk = with_input(&mut command, "Hello\n/new\nAgain\n/quit\nnever said\n");
         assert!(talk.status.success(), "{}", stderr(&talk));
         assert!(stdout(&talk).lines().count() >= 2);
+    }
+}
+
+/// A load shows its progress to a person alone.
+fn progress(folder: &Path, model: &Path, device: &str) {
+    if !have("script") {
+        return;
+    }
+    for name in ["generate --tokens 3 --model", "chat"] {
+        let line = format!("{}/{name} {}", folder.display(), model.display());
+        let mut terminal = program("script");
+        terminal.args(["-q", "-e", "-c", &line, "/dev/null"]).env("WORKER_ORCD_DEVICE", device);
+        let shown = with_input(&mut terminal, "/quit\n\u{4}\u{4}");
+        assert!(shown.status.success() && stdout(&shown).contains("100 %"), "{}", stdout(&shown));
+        let mut plain = program("sh");
+        plain.args(["-c", &line]).env("WORKER_ORCD_DEVICE", device);
+        assert!(!stderr(&with_input(&mut plain, "/quit\n")).contains('%'));
     }
 }
 
@@ -101,6 +126,7 @@ fn examples() {
             prompt_from_input(&folder, &model, device);
             threads(&folder, &model, device);
             chat(&folder, &model, device);
+            progress(&folder, &model, device);
         }
     }
 }

@@ -168,7 +168,7 @@ impl Device for CudaDevice {
         let start = Instant::now();
         check_shapes(&plan, self.gpu.card.shared_bytes)?;
         if limits.kv_type != KvType::F16 {
-            return Err(Error::load("the CUDA device keeps keys and values as F16 only"));
+            return Err(Error::parameter("kv_type is F32: on a GPU keys and values are F16 alone"));
         }
         let gpu = &self.gpu;
         let _entered = gpu.enter()?;
