@@ -1,4 +1,6 @@
-/* The error codes, and each in words.
+/**
+ * @file
+ * The error codes, and each in words.
  *
  * Generated from src/ffi; do not edit. */
 
@@ -11,6 +13,9 @@
  * What went wrong. `cuda_error_message` says each in words.
  */
 typedef enum {
+    /**
+     * All went well.
+     */
     CUDA_SUCCESS = 0,
     /**
      * No such device, or the device is lost.
@@ -24,17 +29,29 @@ typedef enum {
      * The file cannot be read, or is not a model that the library runs.
      */
     CUDA_ERROR_MODEL_LOAD_FAILED = 3,
+    /**
+     * A step of the computation failed; the answer cannot go on.
+     */
     CUDA_ERROR_INFERENCE_FAILED = 4,
     /**
      * An argument is at fault, or a handle is not one that is open.
      */
     CUDA_ERROR_INVALID_PARAMETER = 5,
+    /**
+     * The driver refused a kernel.
+     */
     CUDA_ERROR_KERNEL_LAUNCH_FAILED = 6,
+    /**
+     * A weight is not in device memory.
+     */
     CUDA_ERROR_VRAM_RESIDENCY_FAILED = 7,
     /**
      * No driver, no usable driver, or no device.
      */
     CUDA_ERROR_DEVICE_NOT_FOUND = 8,
+    /**
+     * Nothing more precise is known.
+     */
     CUDA_ERROR_UNKNOWN = 99,
 } CudaErrorCode;
 #endif
@@ -44,7 +61,10 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * What a code means, in words. The string is static: never NULL, never to be freed.
+ * What a code means, in words.
+ *
+ * @param error_code  any number; what is no code is "Unrecognized error code".
+ * @return a static string: never NULL, never to be freed.
  */
 const char *cuda_error_message(int error_code);
 

@@ -1,4 +1,6 @@
-/* The functions of libworker_orcd, for hosts that know it under its old name.
+/**
+ * @file
+ * The functions of libworker_orcd, for hosts that know it under its old name.
  *
  * Generated from src/ffi; do not edit. */
 
@@ -29,12 +31,15 @@ CudaContext *cuda_init(int gpu_device, int *error_code);
 
 /**
  * Closes a context. Models that were loaded with it go on working; what they share is freed with the last.
- * NULL or a context that is not open: nothing happens.
+ *
+ * @param ctx  a context. NULL or one that is not open: nothing happens.
  */
 void cuda_destroy(CudaContext *ctx);
 
 /**
- * The number of devices; 0 without a driver, a usable driver or a device.
+ * The number of devices, as WORKER_ORCD_DEVICE says which.
+ *
+ * @return the number; 0 without a driver, a usable driver or a device.
  */
 int cuda_get_device_count(void);
 
@@ -54,13 +59,18 @@ CudaModel *cuda_load_model(CudaContext *ctx, const char *model_path, uint64_t *v
 
 /**
  * Unloads a model and frees its memory, once the step in flight has ended. Inferences that are still open end at their next
- * call with code 5, and remain to be given to cuda_inference_free(). NULL or a model that is not open: nothing happens.
+ * call with code 5, and remain to be given to cuda_inference_free().
+ *
+ * @param model  a model. NULL or one that is not open: nothing happens.
  */
 void cuda_unload_model(CudaModel *model);
 
 /**
  * The bytes that a model holds on its device now: what loading took, and the KV pages that inferences hold or have left for
- * the next ones. 0 for a model that is not open.
+ * the next ones.
+ *
+ * @param model  a model.
+ * @return the bytes; 0 for a model that is not open.
  */
 uint64_t cuda_model_get_vram_usage(CudaModel *model);
 
@@ -98,13 +108,16 @@ bool cuda_inference_next_token(InferenceResult *result, char *token_out, int tok
 
 /**
  * Ends an answer, finished or not, and gives its memory back, once the step in flight has ended: this is how to cancel. A call
- * that waits for it on another thread returns with code 5. NULL or an answer that is not open: nothing happens.
+ * that waits for it on another thread returns with code 5.
+ *
+ * @param result  an answer. NULL or one that is not open: nothing happens.
  */
 void cuda_inference_free(InferenceResult *result);
 
 /**
  * Asks the driver whether every weight of a model is where it should be: in device memory alone.
  *
+ * @param model       an open model.
  * @param error_code  must not be NULL. 7: one is not. 5: the model is not open.
  * @return true if all are.
  */
@@ -112,18 +125,24 @@ bool cuda_check_vram_residency(CudaModel *model, int *error_code);
 
 /**
  * The same as cuda_model_get_vram_usage().
+ *
+ * @param model  a model.
+ * @return the bytes; 0 for a model that is not open.
  */
 uint64_t cuda_get_vram_usage(CudaModel *model);
 
 /**
  * The bytes that this process holds on the context's device through this library, all models together.
- * 0 for a context that is not open.
+ *
+ * @param ctx  a context.
+ * @return the bytes; 0 for a context that is not open.
  */
 uint64_t cuda_get_process_vram_usage(CudaContext *ctx);
 
 /**
  * Whether a device still works; within 10 ms.
  *
+ * @param ctx         an open context.
  * @param error_code  must not be NULL. 1: the device has reported an error that it does not recover from; every later call
  *                    on it fails. 5: the context is not open.
  * @return true if it works.

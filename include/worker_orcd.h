@@ -1,4 +1,6 @@
-/* libworker_orcd: GGUF language models for any host that can call C.
+/**
+ * @file
+ * libworker_orcd: GGUF language models for any host that can call C.
  *
  * Open a device (cuda_init), load a file (cuda_load_model), start an answer (cuda_inference_start), pull
  * its text piece by piece (cuda_inference_next_token), and give everything back in any order.
@@ -18,9 +20,13 @@
 
 #include "worker_ffi.h"
 
+/** The version that this header belongs to; worker_orcd_version() is the library's. */
 #define WORKER_ORCD_VERSION "0.1.0"
+/** A part of it. */
 #define WORKER_ORCD_VERSION_MAJOR 0
+/** A part of it. */
 #define WORKER_ORCD_VERSION_MINOR 1
+/** A part of it. */
 #define WORKER_ORCD_VERSION_PATCH 0
 
 #endif /* WORKER_ORCD_H */

@@ -1,13 +1,14 @@
-// worker_orcd.hpp: libworker_orcd for C++17, header only.
-//
-// Context, Model and Inference own one handle each and can be moved, not copied. They may be destroyed
-// in any order: what a model needs of its context outlives the context. Every call comes in two forms:
-// one that throws worker_orcd::Error, and a noexcept one that fills in a std::error_code.
-//
-//     worker_orcd::Context context(0);
-//     worker_orcd::Model model = context.load("model.gguf");
-//     worker_orcd::Inference inference = model.start("Once upon a time", 100);
-//     for (const worker_orcd::Piece& piece : inference.pieces()) std::cout << piece.text;
+/// @file
+/// libworker_orcd for C++17, header only.
+///
+/// Context, Model and Inference own one handle each and can be moved, not copied. They may be destroyed
+/// in any order: what a model needs of its context outlives the context. Calls come in two forms: one that
+/// throws worker_orcd::Error, and a noexcept one that fills in a std::error_code.
+///
+///     worker_orcd::Context context(0);
+///     worker_orcd::Model model = context.load("model.gguf");
+///     worker_orcd::Inference inference = model.start("Once upon a time", 100);
+///     for (const worker_orcd::Piece& piece : inference.pieces()) std::cout << piece.text;
 
 #ifndef WORKER_ORCD_HPP
 #define WORKER_ORCD_HPP
@@ -24,6 +25,7 @@ class Inference;
 /// The pieces of an answer, as a range to go through once. Ends with the answer; an error throws.
 class Pieces {
 public:
+    /// @cond
     struct End {};
     class Iterator {
     public:
@@ -44,10 +46,11 @@ public:
         Inference* inference_;
         Piece piece_;
     };
-
     explicit Pieces(Inference& inference) noexcept : inference_(&inference) {}
-    Iterator begin() const { return Iterator(*inference_); }
-    End end() const noexcept { return {}; }
+    /// @endcond
+
+    Iterator begin() const { return Iterator(*inference_); } ///< waits for the first piece
+    End end() const noexcept { return {}; }                  ///< where the answer ends
 
 private:
     Inference* inference_;
@@ -85,12 +88,10 @@ public:
         });
     }
 
-    bool next(Piece& piece)
-    {
-        return detail::checked([&](std::error_code& error) { return next(piece, error); });
-    }
+    /// The same; throws.
+    bool next(Piece& piece) { return detail::checked([&](auto& error) { return next(piece, error); }); }
 
-    Pieces pieces() noexcept { return Pieces(*this); }
+    Pieces pieces() noexcept { return Pieces(*this); } ///< the rest of the answer
 
     /// What it has come to so far. Never waits.
     Statistics statistics(std::error_code& error) const noexcept
@@ -103,10 +104,8 @@ public:
         return detail::statistics(raw);
     }
 
-    Statistics statistics() const
-    {
-        return detail::checked([&](std::error_code& error) { return statistics(error); });
-    }
+    /// The same; throws.
+    Statistics statistics() const { return detail::checked([&](auto& error) { return statistics(error); }); }
 
     /// The tokens from the one numbered `first` on, as far as their text was pulled or is held back.
     std::vector<Token> tokens(std::size_t first, std::error_code& error) const noexcept
@@ -124,6 +123,7 @@ public:
         });
     }
 
+    /// The same; throws.
     std::vector<Token> tokens(std::size_t first = 0) const
     {
         return detail::checked([&](std::error_code& error) { return tokens(first, error); });
@@ -138,20 +138,20 @@ public:
         return done;
     }
 
-    void cancel()
-    {
-        detail::checked([&](std::error_code& error) { return cancel(error); });
-    }
+    /// The same; throws.
+    void cancel() { detail::checked([&](auto& error) { return cancel(error); }); }
 
 private:
     static constexpr std::size_t longest = 1 << 20;
 };
 
+/// @cond
 inline Pieces::Iterator& Pieces::Iterator::operator++()
 {
     if (!inference_->next(piece_)) inference_ = nullptr;
     return *this;
 }
+/// @endcond
 
 /// A model on a device. May be used by many threads at once.
 class Model : public Handle<CudaModel, cuda_unload_model> {
@@ -168,6 +168,7 @@ public:
         return inference;
     }
 
+    /// The same; throws.
     Inference start(const std::string& prompt, int max_tokens, float temperature = 0.0f, std::uint64_t seed = 0)
     {
         detail::whole(prompt, "the prompt");
@@ -182,6 +183,7 @@ public:
         return begin(prompt, nullptr, 0, options, error);
     }
 
+    /// The same; throws.
     Inference start(const std::string& prompt, const StartOptions& options)
     {
         detail::whole(prompt, "the prompt");
@@ -194,6 +196,7 @@ public:
         return begin(nullptr, ids.data(), ids.size(), options, error);
     }
 
+    /// The same; throws.
     Inference start_tokens(const std::vector<std::uint32_t>& ids, const StartOptions& options)
     {
         return detail::checked([&](std::error_code& error) { return start_tokens(ids, options, error); });
@@ -218,6 +221,7 @@ public:
         });
     }
 
+    /// The same; throws.
     std::vector<std::uint32_t> tokenize(const std::string& text, bool special = true, bool control = true) const
     {
         detail::whole(text, "the text");
@@ -236,6 +240,7 @@ public:
         });
     }
 
+    /// The same; throws.
     std::string detokenize(const std::vector<std::uint32_t>& ids) const
     {
         return detail::checked([&](std::error_code& error) { return detokenize(ids, error); });
@@ -254,10 +259,8 @@ public:
         });
     }
 
-    Facts facts() const
-    {
-        return detail::checked([&](std::error_code& error) { return facts(error); });
-    }
+    /// The same; throws.
+    Facts facts() const { return detail::checked([&](auto& error) { return facts(error); }); }
 
     /// The text of the file's chat template; empty if there is none.
     std::string chat_template(std::error_code& error) const noexcept
@@ -271,14 +274,13 @@ public:
         });
     }
 
-    std::string chat_template() const
-    {
-        return detail::checked([&](std::error_code& error) { return chat_template(error); });
-    }
+    /// The same; throws.
+    std::string chat_template() const { return detail::checked([&](auto& error) { return chat_template(error); }); }
 
     /// Bytes held on the device now; 0 for a closed model.
     std::uint64_t vram_bytes() const noexcept { return cuda_model_get_vram_usage(get()); }
 
+    /// Whether every weight is in the device's memory.
     bool check_vram_residency(std::error_code& error) const noexcept
     {
         int code = 0;
@@ -309,11 +311,13 @@ class Context : public Handle<CudaContext, cuda_destroy> {
 public:
     using Handle::Handle;
 
+    /// Opens a device; throws.
     explicit Context(int device)
     {
         *this = detail::checked([&](std::error_code& error) { return open(device, error); });
     }
 
+    /// Opens a device.
     static Context open(int device, std::error_code& error) noexcept
     {
         int code = 0;
@@ -322,18 +326,21 @@ public:
         return context;
     }
 
-    static int device_count() noexcept { return cuda_get_device_count(); }
+    static int device_count() noexcept { return cuda_get_device_count(); } ///< 0 without a driver
 
+    /// Puts the model of a GGUF file on the device.
     Model load(const char* path, std::error_code& error) noexcept { return load(path, LoadOptions(), error); }
+    /// The same; throws.
     Model load(const std::string& path) { return load(path, LoadOptions()); }
 
-    /// With options.
+    /// The same with options.
     Model load(const char* path, const LoadOptions& options, std::error_code& error) noexcept
     {
         detail::Progress progress = {options.progress, nullptr};
         return load(path, options, progress, error);
     }
 
+    /// The same with options; throws.
     Model load(const std::string& path, const LoadOptions& options)
     {
         detail::whole(path, "the path");
@@ -345,8 +352,10 @@ public:
         return model;
     }
 
+    /// Bytes that this process holds on the device through the library.
     std::uint64_t process_vram_usage() const noexcept { return cuda_get_process_vram_usage(get()); }
 
+    /// Whether the device still works.
     bool check_device_health(std::error_code& error) const noexcept
     {
         int code = 0;

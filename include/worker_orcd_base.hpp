@@ -1,6 +1,6 @@
-// worker_orcd_base.hpp: what worker_orcd.hpp is built on: errors, options, what calls give, and the handle.
-//
-// Include worker_orcd.hpp, which includes this.
+/// @file
+/// What worker_orcd.hpp is built on: errors, options, what calls give, and the handle. Include worker_orcd.hpp, which
+/// includes this.
 
 #ifndef WORKER_ORCD_BASE_HPP
 #define WORKER_ORCD_BASE_HPP
@@ -24,24 +24,30 @@
 /// libworker_orcd for C++17, header only.
 namespace worker_orcd {
 
-/// Numbers of CudaErrorCode, named here so that the header also serves hosts that leave that enum out.
-constexpr int out_of_memory = 2;
-constexpr int load_failed = 3;
-constexpr int invalid_parameter = 5;
+/// @name Numbers of CudaErrorCode, named here so that the header also serves hosts that leave that enum out.
+/// @{
+constexpr int out_of_memory = 2;     ///< CUDA_ERROR_OUT_OF_MEMORY
+constexpr int load_failed = 3;       ///< CUDA_ERROR_MODEL_LOAD_FAILED
+constexpr int invalid_parameter = 5; ///< CUDA_ERROR_INVALID_PARAMETER
+/// @}
 
 /// The category of the library's codes: ec.message() is what cuda_error_message says.
 class Category : public std::error_category {
 public:
+    /// "worker_orcd".
     const char* name() const noexcept override { return "worker_orcd"; }
+    /// The code in words.
     std::string message(int code) const override { return cuda_error_message(code); }
 };
 
+/// The one Category.
 inline const std::error_category& category() noexcept
 {
     static const Category instance;
     return instance;
 }
 
+/// One of the library's codes as a std::error_code.
 inline std::error_code make_code(int code) noexcept { return {code, category()}; }
 
 /// The library's version, such as "0.1.0".
@@ -59,15 +65,19 @@ inline std::string last_reason()
 /// What the throwing calls throw: the code, and the reason in words.
 class Error : public std::runtime_error {
 public:
+    /// A code, and its reason in words.
     Error(int code, const std::string& reason)
         : std::runtime_error(std::string(cuda_error_message(code)) + (reason.empty() ? "" : ": ") + reason),
           code_(code),
           reason_(reason)
     {
     }
+    /// A code that a call of this thread just gave.
     explicit Error(int code) : Error(code, last_reason()) {}
 
+    /// One of CudaErrorCode.
     int code() const noexcept { return code_; }
+    /// The reason in words; may be empty.
     const std::string& reason() const noexcept { return reason_; }
 
 private:
@@ -77,11 +87,11 @@ private:
 
 /// How grave a message is.
 enum class LogLevel {
-    off = WORKER_ORCD_LOG_OFF,
-    error = WORKER_ORCD_LOG_ERROR,
-    warn = WORKER_ORCD_LOG_WARN,
-    info = WORKER_ORCD_LOG_INFO,
-    debug = WORKER_ORCD_LOG_DEBUG,
+    off = WORKER_ORCD_LOG_OFF,     ///< nothing at all
+    error = WORKER_ORCD_LOG_ERROR, ///< what fails
+    warn = WORKER_ORCD_LOG_WARN,   ///< what may be wrong
+    info = WORKER_ORCD_LOG_INFO,   ///< what is done: loads, devices
+    debug = WORKER_ORCD_LOG_DEBUG, ///< how it is done, step by step
 };
 
 /// Called from any thread with the pointer given to set_log, a LogLevel and the message; must not throw.
@@ -96,6 +106,7 @@ inline bool set_log(LogFunction function, void* user, LogLevel level, std::error
     return done;
 }
 
+/// The same; throws.
 inline void set_log(LogFunction function, void* user = nullptr, LogLevel level = LogLevel::info)
 {
     std::error_code error;
@@ -104,17 +115,21 @@ inline void set_log(LogFunction function, void* user = nullptr, LogLevel level =
 
 /// Why an answer ended; none while it has not.
 enum class Finish {
-    none = WORKER_ORCD_FINISH_NONE,
-    end_token = WORKER_ORCD_FINISH_END_TOKEN,
-    stop_string = WORKER_ORCD_FINISH_STOP_STRING,
-    length = WORKER_ORCD_FINISH_LENGTH,
-    context = WORKER_ORCD_FINISH_CONTEXT,
-    cancelled = WORKER_ORCD_FINISH_CANCELLED,
-    failed = WORKER_ORCD_FINISH_FAILED,
+    none = WORKER_ORCD_FINISH_NONE,               ///< it has not, or not all before its end was pulled
+    end_token = WORKER_ORCD_FINISH_END_TOKEN,     ///< the model ended it
+    stop_string = WORKER_ORCD_FINISH_STOP_STRING, ///< it came to one of StartOptions::stops
+    length = WORKER_ORCD_FINISH_LENGTH,           ///< it has max_tokens
+    context = WORKER_ORCD_FINISH_CONTEXT,         ///< the context is full
+    cancelled = WORKER_ORCD_FINISH_CANCELLED,     ///< Inference::cancel()
+    failed = WORKER_ORCD_FINISH_FAILED,           ///< Inference::next() gave an error
 };
 
 /// How keys and values of an answer are stored.
-enum class KvType { standard = WORKER_ORCD_KV_DEFAULT, f16 = WORKER_ORCD_KV_F16, f32 = WORKER_ORCD_KV_F32 };
+enum class KvType {
+    standard = WORKER_ORCD_KV_DEFAULT, ///< as the device does by itself
+    f16 = WORKER_ORCD_KV_F16,          ///< 16 bits
+    f32 = WORKER_ORCD_KV_F32,          ///< 32 bits; on the CPU alone
+};
 
 /// How an answer goes on from its prompt. What is left as it is here is as without it; worker_orcd_start_options says more.
 struct StartOptions {
@@ -122,13 +137,13 @@ struct StartOptions {
     std::uint32_t max_tokens = 0;
     /// 0 always takes the likeliest token.
     float temperature = 0.0f;
-    std::uint64_t seed = 0;
-    std::uint32_t top_k = 0;
-    float top_p = 0.0f;
-    float min_p = 0.0f;
-    float repetition_penalty = 0.0f;
-    float frequency_penalty = 0.0f;
-    float presence_penalty = 0.0f;
+    std::uint64_t seed = 0;          ///< of the random numbers
+    std::uint32_t top_k = 0;         ///< only the k likeliest tokens
+    float top_p = 0.0f;              ///< only the likeliest tokens that together have this probability
+    float min_p = 0.0f;              ///< only tokens with at least this share of the likeliest one's probability
+    float repetition_penalty = 0.0f; ///< divides the logits of tokens that prompt or answer have
+    float frequency_penalty = 0.0f;  ///< taken from a token's logit for each time that the answer has it
+    float presence_penalty = 0.0f;   ///< taken from a token's logit if the answer has it
     /// Keep the log-probability of each token, for Inference::tokens().
     bool logprobs = false;
     /// Strings that end the answer and are no part of it.
@@ -144,25 +159,30 @@ struct LoadOptions {
     std::uint32_t context = 0;
     /// Lowers the number of answers that are computed at once; 0: as many as the device suits.
     std::uint32_t sequences = 0;
+    /// How keys and values are stored.
     KvType kv_type = KvType::standard;
 };
 
 /// What an answer has come to so far.
 struct Statistics {
+    /// Tokens of the prompt, special ones included.
     std::uint64_t prompt_tokens = 0;
     /// Of these, tokens that did not have to be computed, since another prompt began alike.
     std::uint64_t reused_tokens = 0;
     /// Tokens of the answer.
     std::uint64_t tokens = 0;
-    /// From the start to the first token, and to the last one so far; 0 before the first.
-    std::chrono::nanoseconds until_first{0}, until_last{0};
+    /// From the start to the first token; 0 before it.
+    std::chrono::nanoseconds until_first{0};
+    /// From the start to the last token so far; 0 before the first.
+    std::chrono::nanoseconds until_last{0};
+    /// Why it ended.
     Finish finish = Finish::none;
 };
 
 /// A token of an answer; the log-probability is NaN unless the options asked for it.
 struct Token {
-    std::uint32_t id = 0;
-    float logprob = 0.0f;
+    std::uint32_t id = 0; ///< its number in the vocabulary
+    float logprob = 0.0f; ///< by the model itself, before options and temperature
 };
 
 /// What a file says of its model.
@@ -171,23 +191,27 @@ struct Facts {
     std::string family;
     /// The mixture of types, such as "Q4_K_M".
     std::string quantisation;
+    /// Numbers in all tensors.
     std::uint64_t parameters = 0;
     /// Tokens that an answer and its prompt may have together.
     std::uint64_t context = 0;
     /// Tokens that the tokenizer knows.
     std::uint64_t vocabulary = 0;
-    /// The tokens that begin and end a text, where the file names them.
-    std::optional<std::uint32_t> bos, eos;
+    /// The token that begins a text, where the file names one.
+    std::optional<std::uint32_t> bos;
+    /// The token that ends a text, where the file names one.
+    std::optional<std::uint32_t> eos;
 };
 
-/// One piece of an answer: whole UTF-8, never empty; the index counts 0, 1, 2, …
+/// One piece of an answer.
 struct Piece {
-    std::string text;
-    int index = 0;
+    std::string text; ///< whole UTF-8, never empty
+    int index = 0;    ///< 0, 1, 2, ...
 };
 
-/// Library-internal helpers.
+/// What the classes share; no part of the interface.
 namespace detail {
+/// @cond
 
 /// Runs a noexcept form and throws what its code says.
 template <typename Call> auto checked(Call call)
@@ -284,14 +308,19 @@ struct Progress {
     }
 };
 
+/// @endcond
 } // namespace detail
 
 /// A handle and the function that closes it.
 template <typename T, void (*close)(T*)> class Handle {
 public:
+    /// No handle.
     Handle() noexcept = default;
+    /// One that is closed from here.
     explicit Handle(T* raw) noexcept : raw_(raw) {}
+    /// Takes it over.
     Handle(Handle&& other) noexcept : raw_(std::exchange(other.raw_, nullptr)) {}
+    /// Closes its own and takes the other over.
     Handle& operator=(Handle&& other) noexcept
     {
         if (this != &other) {
@@ -304,7 +333,9 @@ public:
     Handle& operator=(const Handle&) = delete;
     ~Handle() { reset(); }
 
+    /// What the C functions take; nullptr if it is closed.
     T* get() const noexcept { return raw_; }
+    /// Whether it is open.
     explicit operator bool() const noexcept { return raw_ != nullptr; }
 
     /// Closes it now. Closing twice does nothing, and leaves the last error's reason alone.

@@ -1,4 +1,6 @@
-/* What libworker_orcd offers beyond the 14 functions of worker_orcd.h.
+/**
+ * @file
+ * What libworker_orcd offers beyond the 14 functions of worker_orcd.h.
  *
  * Generated from src/ffi; do not edit. */
 
@@ -22,6 +24,9 @@ typedef enum {
      * The model ended it.
      */
     WORKER_ORCD_FINISH_END_TOKEN = 1,
+    /**
+     * It came to one of options->stops.
+     */
     WORKER_ORCD_FINISH_STOP_STRING = 2,
     /**
      * It has max_tokens.
@@ -63,10 +68,25 @@ typedef enum {
  * How grave a message is; each level includes those above it.
  */
 typedef enum {
+    /**
+     * Nothing at all.
+     */
     WORKER_ORCD_LOG_OFF = 0,
+    /**
+     * What fails.
+     */
     WORKER_ORCD_LOG_ERROR = 1,
+    /**
+     * What may be wrong.
+     */
     WORKER_ORCD_LOG_WARN = 2,
+    /**
+     * What is done: loads, devices.
+     */
     WORKER_ORCD_LOG_INFO = 3,
+    /**
+     * How it is done, step by step.
+     */
     WORKER_ORCD_LOG_DEBUG = 4,
 } worker_orcd_log_level;
 
@@ -102,6 +122,9 @@ typedef struct {
      * A worker_orcd_finish.
      */
     int32_t finish;
+    /**
+     * 0.
+     */
     int32_t reserved;
 } worker_orcd_statistics;
 
@@ -196,11 +219,17 @@ typedef struct {
      * The prompt as token ids, where there is no prompt as text; nothing is added to them.
      */
     const uint32_t *prompt_ids;
+    /**
+     * How many prompt_ids there are.
+     */
     size_t prompt_id_count;
     /**
      * Strings that end the answer and are no part of it: UTF-8, NUL-terminated, 1 to 1024 bytes each, up to 64 of them.
      */
     const char *const *stops;
+    /**
+     * How many stops there are.
+     */
     size_t stop_count;
     /**
      * The most tokens of the answer; 0: as many as the context holds. Memory for all of them is taken at the start.
@@ -284,7 +313,9 @@ size_t worker_orcd_tokens(InferenceResult *result, size_t first, uint32_t *ids, 
 bool worker_orcd_cancel(InferenceResult *result, int *error_code);
 
 /**
- * The library's version, such as "0.1.0". The string is static: never NULL, never to be freed.
+ * The library's version, such as "0.1.0".
+ *
+ * @return a static string: never NULL, never to be freed.
  */
 const char *worker_orcd_version(void);
 

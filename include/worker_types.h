@@ -1,4 +1,6 @@
-/* The handles: opaque, never to be dereferenced.
+/**
+ * @file
+ * The handles: opaque, never to be dereferenced.
  *
  * Generated from src/ffi; do not edit. */
 

@@ -13,6 +13,8 @@ want clang clang
 want go golang-go
 want valgrind valgrind
 want nm binutils
+want doxygen doxygen
+want script bsdutils
 
 [ -n "$wanted" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -19,6 +19,7 @@ pub enum WorkerOrcdFinish {
     WorkerOrcdFinishNone = 0,
     /// The model ended it.
     WorkerOrcdFinishEndToken = 1,
+    /// It came to one of options->stops.
     WorkerOrcdFinishStopString = 2,
     /// It has max_tokens.
     WorkerOrcdFinishLength = 3,
@@ -48,6 +49,7 @@ pub struct WorkerOrcdStatistics {
     pub last_token_ns: u64,
     /// A worker_orcd_finish.
     pub finish: i32,
+    /// 0.
     pub reserved: i32,
 }
 

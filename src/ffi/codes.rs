@@ -12,6 +12,7 @@ use std::ffi::CStr;
 #[allow(clippy::enum_variant_names)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CudaErrorCode {
+    /// All went well.
     CudaSuccess = 0,
     /// No such device, or the device is lost.
     CudaErrorInvalidDevice = 1,
@@ -19,13 +20,17 @@ pub enum CudaErrorCode {
     CudaErrorOutOfMemory = 2,
     /// The file cannot be read, or is not a model that the library runs.
     CudaErrorModelLoadFailed = 3,
+    /// A step of the computation failed; the answer cannot go on.
     CudaErrorInferenceFailed = 4,
     /// An argument is at fault, or a handle is not one that is open.
     CudaErrorInvalidParameter = 5,
+    /// The driver refused a kernel.
     CudaErrorKernelLaunchFailed = 6,
+    /// A weight is not in device memory.
     CudaErrorVramResidencyFailed = 7,
     /// No driver, no usable driver, or no device.
     CudaErrorDeviceNotFound = 8,
+    /// Nothing more precise is known.
     CudaErrorUnknown = 99,
 }
 

@@ -36,13 +36,16 @@ pub unsafe extern "C" fn cuda_init(gpu_device: c_int, error_code: *mut c_int) ->
 }
 
 /// Closes a context. Models that were loaded with it go on working; what they share is freed with the last.
-/// NULL or a context that is not open: nothing happens.
+///
+/// @param ctx  a context. NULL or one that is not open: nothing happens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_destroy(ctx: *mut CudaContext) {
     plain((), || CONTEXTS.remove(ctx).map(drop));
 }
 
-/// The number of devices; 0 without a driver, a usable driver or a device.
+/// The number of devices, as WORKER_ORCD_DEVICE says which.
+///
+/// @return the number; 0 without a driver, a usable driver or a device.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuda_get_device_count() -> c_int {
     plain(0, || Ok(Context::device_count()))
@@ -82,14 +85,19 @@ pub unsafe extern "C" fn cuda_load_model(
 }
 
 /// Unloads a model and frees its memory, once the step in flight has ended. Inferences that are still open end at their next
-/// call with code 5, and remain to be given to cuda_inference_free(). NULL or a model that is not open: nothing happens.
+/// call with code 5, and remain to be given to cuda_inference_free().
+///
+/// @param model  a model. NULL or one that is not open: nothing happens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_unload_model(model: *mut CudaModel) {
     plain((), || MODELS.remove(model).map(|model| model.unload()));
 }
 
 /// The bytes that a model holds on its device now: what loading took, and the KV pages that inferences hold or have left for
-/// the next ones. 0 for a model that is not open.
+/// the next ones.
+///
+/// @param model  a model.
+/// @return the bytes; 0 for a model that is not open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_model_get_vram_usage(model: *mut CudaModel) -> u64 {
     plain(0, || MODELS.get(model).map(|model| model.held_bytes()))
@@ -160,7 +168,9 @@ pub unsafe extern "C" fn cuda_inference_next_token(
 }
 
 /// Ends an answer, finished or not, and gives its memory back, once the step in flight has ended: this is how to cancel. A call
-/// that waits for it on another thread returns with code 5. NULL or an answer that is not open: nothing happens.
+/// that waits for it on another thread returns with code 5.
+///
+/// @param result  an answer. NULL or one that is not open: nothing happens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_inference_free(result: *mut InferenceResult) {
     plain((), || INFERENCES.remove(result).map(|inference| inference.cancel()));
@@ -168,6 +178,7 @@ pub unsafe extern "C" fn cuda_inference_free(result: *mut InferenceResult) {
 
 /// Asks the driver whether every weight of a model is where it should be: in device memory alone.
 ///
+/// @param model       an open model.
 /// @param error_code  must not be NULL. 7: one is not. 5: the model is not open.
 /// @return true if all are.
 #[unsafe(no_mangle)]
@@ -178,13 +189,18 @@ pub unsafe extern "C" fn cuda_check_vram_residency(model: *mut CudaModel, error_
 }
 
 /// The same as cuda_model_get_vram_usage().
+///
+/// @param model  a model.
+/// @return the bytes; 0 for a model that is not open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_get_vram_usage(model: *mut CudaModel) -> u64 {
     plain(0, || MODELS.get(model).map(|model| model.held_bytes()))
 }
 
 /// The bytes that this process holds on the context's device through this library, all models together.
-/// 0 for a context that is not open.
+///
+/// @param ctx  a context.
+/// @return the bytes; 0 for a context that is not open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuda_get_process_vram_usage(ctx: *mut CudaContext) -> u64 {
     plain(0, || CONTEXTS.get(ctx).map(|context| context.held_bytes()))
@@ -192,6 +208,7 @@ pub unsafe extern "C" fn cuda_get_process_vram_usage(ctx: *mut CudaContext) -> u
 
 /// Whether a device still works; within 10 ms.
 ///
+/// @param ctx         an open context.
 /// @param error_code  must not be NULL. 1: the device has reported an error that it does not recover from; every later call
 ///                    on it fails. 5: the context is not open.
 /// @return true if it works.
@@ -202,7 +219,10 @@ pub unsafe extern "C" fn cuda_check_device_health(ctx: *mut CudaContext, error_c
     unsafe { coded(error_code, false, check) }
 }
 
-/// What a code means, in words. The string is static: never NULL, never to be freed.
+/// What a code means, in words.
+///
+/// @param error_code  any number; what is no code is "Unrecognized error code".
+/// @return a static string: never NULL, never to be freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuda_error_message(error_code: c_int) -> *const c_char {
     let code = Code::ALL.into_iter().find(|code| *code as c_int == error_code);

@@ -9,7 +9,9 @@ const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_V
     Err(_) => c"",
 };
 
-/// The library's version, such as "0.1.0". The string is static: never NULL, never to be freed.
+/// The library's version, such as "0.1.0".
+///
+/// @return a static string: never NULL, never to be freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn worker_orcd_version() -> *const c_char {
     VERSION.as_ptr()

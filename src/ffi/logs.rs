@@ -17,10 +17,15 @@ use std::sync::{Mutex, PoisonError, RwLock};
 #[allow(clippy::enum_variant_names)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerOrcdLogLevel {
+    /// Nothing at all.
     WorkerOrcdLogOff = 0,
+    /// What fails.
     WorkerOrcdLogError = 1,
+    /// What may be wrong.
     WorkerOrcdLogWarn = 2,
+    /// What is done: loads, devices.
     WorkerOrcdLogInfo = 3,
+    /// How it is done, step by step.
     WorkerOrcdLogDebug = 4,
 }
 

@@ -21,9 +21,11 @@ pub struct WorkerOrcdStartOptions {
     pub seed: u64,
     /// The prompt as token ids, where there is no prompt as text; nothing is added to them.
     pub prompt_ids: *const u32,
+    /// How many prompt_ids there are.
     pub prompt_id_count: usize,
     /// Strings that end the answer and are no part of it: UTF-8, NUL-terminated, 1 to 1024 bytes each, up to 64 of them.
     pub stops: *const *const c_char,
+    /// How many stops there are.
     pub stop_count: usize,
     /// The most tokens of the answer; 0: as many as the context holds. Memory for all of them is taken at the start.
     pub max_tokens: u32,

@@ -2,7 +2,7 @@
 //!
 //! `WORKER_ORCD_WRITE_HEADERS=1 cargo test --test hosts headers` writes them; without it, a difference is a failure.
 
-use crate::tools::{Language, WARNINGS, compilers, root, run, scratch};
+use crate::tools::{Language, WARNINGS, compilers, have, root, run, scratch};
 use cbindgen::{Builder, Config, ItemType};
 use std::fmt::Write as _;
 use std::fs;
@@ -58,7 +58,7 @@ fn piece(kinds: &[ItemType], items: &[&str], keep: impl Fn(&str) -> bool) -> Str
 
 fn header(name: &str, about: &str, includes: &[&str], body: &str) -> String {
     let guard = name.to_uppercase().replace('.', "_");
-    let mut text = format!("/* {about}\n *\n * Generated from src/ffi; do not edit. */\n\n");
+    let mut text = format!("/**\n * @file\n * {about}\n *\n * Generated from src/ffi; do not edit. */\n\n");
     let _ = write!(text, "#ifndef {guard}\n#define {guard}\n\n");
     for include in includes {
         let _ = writeln!(text, "#include {include}");
@@ -79,14 +79,16 @@ fn errors() -> String {
 }
 
 fn version() -> String {
-    let mut text = format!("#define WORKER_ORCD_VERSION \"{}\"\n", env!("CARGO_PKG_VERSION"));
+    let mut text =
+        String::from("/** The version that this header belongs to; worker_orcd_version() is the library's. */\n");
+    let _ = writeln!(text, "#define WORKER_ORCD_VERSION \"{}\"", env!("CARGO_PKG_VERSION"));
     let parts = [
         ("MAJOR", env!("CARGO_PKG_VERSION_MAJOR")),
         ("MINOR", env!("CARGO_PKG_VERSION_MINOR")),
         ("PATCH", env!("CARGO_PKG_VERSION_PATCH")),
     ];
     for (part, number) in parts {
-        let _ = writeln!(text, "#define WORKER_ORCD_VERSION_{part} {number}");
+        let _ = writeln!(text, "/** A part of it. */\n#define WORKER_ORCD_VERSION_{part} {number}");
     }
     text
 }
@@ -174,6 +176,23 @@ fn so_does_each_cpp_header() {
             let include = format!("#include \"{header}\"\n");
             compiles(language, compiler, &format!("{include}{include}int unit() {{ return 0; }}\n"), header);
         }
+    }
+}
+
+/// The Doxyfile with more settings; any warning is an error.
+fn doxygen(settings: &str) {
+    let folder = scratch("doxygen");
+    let config = fs::read_to_string(root().join("Doxyfile")).expect("Doxyfile");
+    let more = format!("OUTPUT_DIRECTORY = {}\nWARN_AS_ERROR = FAIL_ON_WARNINGS\n{settings}\n", folder.display());
+    fs::write(folder.join("Doxyfile"), config + &more).expect("a Doxyfile can be written");
+    run(Command::new("doxygen").arg(folder.join("Doxyfile")).current_dir(root()));
+}
+
+#[test]
+fn doxygen_finds_everything_documented() {
+    if have("doxygen") {
+        doxygen("FILE_PATTERNS = *.h\nWARN_NO_PARAMDOC = YES");
+        doxygen("FILE_PATTERNS = *.h *.hpp");
     }
 }
 
