@@ -4,6 +4,7 @@
 
 mod long;
 mod speed;
+mod steps;
 mod stubs;
 #[path = "../models/support/mod.rs"]
 mod support;

@@ -148,6 +148,22 @@ fn memory() {
 }
 
 #[test]
+fn cycles() {
+    everywhere("cycles");
+}
+
+/// These two want a GPU to themselves, and are compiled everywhere.
+#[test]
+fn full() {
+    everywhere("full");
+}
+
+#[test]
+fn lost() {
+    everywhere("lost");
+}
+
+#[test]
 fn reason() {
     everywhere("reason");
 }

@@ -12,7 +12,7 @@ use super::pass::{Extent, Run};
 use super::scratch::{Scratch, Sizes, TILE_ROWS, splits};
 use super::weights::LoadedWeights;
 use crate::device::Executor;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::plan::{Batch, KvGroup, Output, PAGE_TOKENS, PageTable, Phase, Segment, Tokens, Want};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -214,15 +214,24 @@ impl CudaExecutor {
         Ok(used)
     }
 
+    /// Queues a pass as a graph, recorded at the first of its size; as single kernels where there is no memory for a graph now.
     fn replay(&mut self, rows: usize, splits: usize) -> Result<()> {
-        let gpu = self.weights.gpu.clone();
-        if !self.graphs.contains_key(&(rows, splits)) {
-            let extent = Extent { phase: Phase::Decode, rows, tiles: 0, splits, heads: rows };
+        let extent = Extent { phase: Phase::Decode, rows, tiles: 0, splits, heads: rows };
+        match self.replay_graph(extent) {
+            Err(e) if e.code() == ErrorCode::OutOfMemory => self.run(extent).steps(),
+            queued => queued,
+        }
+    }
+
+    fn replay_graph(&mut self, extent: Extent) -> Result<()> {
+        let size = (extent.rows, extent.splits);
+        if !self.graphs.contains_key(&size) {
+            let gpu = self.weights.gpu.clone();
             let run = self.run(extent);
             let graph = Graph::record(&gpu, &self.stream, || run.steps())?;
-            self.graphs.insert((rows, splits), graph);
+            self.graphs.insert(size, graph);
         }
-        match self.graphs.get(&(rows, splits)) {
+        match self.graphs.get(&size) {
             Some(graph) => graph.launch(&self.stream),
             None => Err(Error::launch("a graph is missing")),
         }

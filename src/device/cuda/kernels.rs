@@ -5,6 +5,7 @@ use super::driver::{
     LaunchConfig,
 };
 use super::gpu::Gpu;
+use super::ways::PROMPT_SHARED_BYTES;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -28,7 +29,7 @@ type Functions = HashMap<String, Function>;
 pub(super) struct Abilities {
     /// Bulk copies, clusters of blocks, and waiting for the kernel before by itself.
     pub clusters: bool,
-    /// Hopper's tensor cores.
+    /// Hopper's tensor cores, and its shared memory.
     pub wgmma: bool,
 }
 
@@ -68,7 +69,10 @@ impl Kernels {
             Kernels { modules, functions: Mutex::new(HashMap::new()), abilities: none, programmatic: false };
         // A kernel that has no code for this architecture declares no shared memory either.
         let has_code = |file| Ok(kernels.function(gpu, file, file)?.declared_bytes > 0);
-        let abilities = Abilities { clusters: has_code("product_split")?, wgmma: has_code("product_prefill")? };
+        let abilities = Abilities {
+            clusters: has_code("product_split")?,
+            wgmma: has_code("product_prefill")? && gpu.card.shared_bytes >= PROMPT_SHARED_BYTES,
+        };
         kernels.abilities = abilities;
         kernels.programmatic = abilities.clusters && std::env::var_os("WORKER_ORCD_CUDA_PLAIN_LAUNCH").is_none();
         log::debug!("GPU {}: {abilities:?}", gpu.ordinal);

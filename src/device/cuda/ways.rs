@@ -17,6 +17,8 @@ const MANY_PAIRED_TILES: u32 = 256;
 const MANY_TILES: u32 = 2000;
 /// Shared memory with which two blocks find room on a Hopper's multiprocessor.
 const HALF_SHARED_BYTES: usize = 110 * 1024;
+/// Shared memory of a block with which every product of a prompt finds room: Hopper's.
+pub(super) const PROMPT_SHARED_BYTES: usize = 227 * 1024;
 /// The shared memory of a slot of a prompt's activations, and of the sums of a unit of 8 tiles.
 const PROMPT_SLOT_BYTES: usize = 16384;
 const PROMPT_SUM_BYTES: usize = 81920;
@@ -252,6 +254,13 @@ mod tests {
 
     #[test]
     fn a_prompt_on_hopper_takes_what_its_multiprocessors_have() {
+        for packed in QuantType::ALL.into_iter().filter_map(|ty| Packed::new(ty, 4096)) {
+            for pair in [false, true] {
+                let kernel = Kernel { way: Way::Prompt, pair, wide: !pair };
+                let rings = kernel.rings(&[packed], 512, PROMPT_SHARED_BYTES - declared(kernel)).expect("room");
+                assert!(rings.shared_bytes + declared(kernel) <= PROMPT_SHARED_BYTES && rings.stages >= 2, "{rings:?}");
+            }
+        }
         let packed = Packed::new(QuantType::Q4K, 4096).expect("a kind");
         let kernel = Kernel { way: Way::Prompt, pair: true, wide: false };
         let rings = kernel.rings(&[packed], 512, 227 << 10).expect("room");

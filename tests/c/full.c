@@ -1,0 +1,88 @@
+/* A GPU without room. A model that does not fit is refused before anything is taken for it, an answer that does not fit is
+ * refused at its start, what runs goes on unharmed, and once there is room again both are welcome. */
+
+#include "driver.h"
+
+enum { CHUNKS = 4096, ANSWERS = 64, TOGETHER = 5 };
+
+static unsigned long long chunks[CHUNKS];
+static int taken = 0;
+
+/* Takes the card's memory until no piece of `bytes` is left. */
+static void take(const struct driver* d, size_t bytes)
+{
+    while (taken < CHUNKS && d->memory_alloc(&chunks[taken], bytes) == 0) taken++;
+    CHECK(taken < CHUNKS);
+}
+
+static void give_back(const struct driver* d)
+{
+    while (taken > 0) CHECK(d->memory_free(chunks[--taken]) == 0);
+}
+
+static void a_model_is_refused(const struct driver* d, CudaContext* context)
+{
+    const uint64_t held = cuda_get_process_vram_usage(context);
+    const size_t left = free_bytes(d);
+    uint64_t bytes = 12345;
+    int code = UNSET;
+    CHECK(cuda_load_model(context, model_path("llama-f32.gguf"), &bytes, &code) == NULL);
+    CHECK(code == CUDA_ERROR_OUT_OF_MEMORY && bytes == 12345);
+    CHECK(cuda_get_process_vram_usage(context) == held && free_bytes(d) == left);
+}
+
+/* Starts answers until one is refused; those that began give the text that each gives alone. */
+static void an_answer_is_refused(CudaModel* model, const char* alone)
+{
+    InferenceResult* answers[ANSWERS];
+    char text[4096];
+    int code = UNSET, count = 0, i;
+    for (;;) {
+        CHECK(count < ANSWERS);
+        answers[count] = cuda_inference_start(model, "Hello", 400, 1.0f, 9, &code);
+        if (answers[count] == NULL) break;
+        count++;
+    }
+    CHECK(code == CUDA_ERROR_OUT_OF_MEMORY);
+    for (i = 0; i < count; i++) {
+        text[0] = '\0';
+        pull(answers[i], text, sizeof text, &code);
+        CHECK(code == 0 && strcmp(text, alone) == 0);
+        cuda_inference_free(answers[i]);
+    }
+}
+
+int main(void)
+{
+    struct driver driver;
+    CudaContext* context;
+    CudaModel *model, *later;
+    char alone[4096], beside[4096], longer[4096];
+    int i;
+    if (!open_driver(&driver)) return 0;
+    context = open_context();
+    model = load_model(context);
+    answer_of(model, "Hello", 16, 1.0f, 9, alone, sizeof alone);
+    answer_of(model, "Hello", 400, 1.0f, 9, longer, sizeof longer);
+
+    take(&driver, (size_t)1 << 30);
+    take(&driver, (size_t)64 << 20);
+    a_model_is_refused(&driver, context);
+    take(&driver, (size_t)2 << 20);
+    a_model_is_refused(&driver, context);
+    for (i = 0; i < TOGETHER; i++) {
+        answer_of(model, "Hello", 16, 1.0f, 9, beside, sizeof beside);
+        CHECK(strcmp(alone, beside) == 0);
+    }
+    an_answer_is_refused(model, longer);
+
+    give_back(&driver);
+    later = load_model(context);
+    answer_of(later, "Hello", 16, 1.0f, 9, beside, sizeof beside);
+    CHECK(strcmp(alone, beside) == 0);
+    cuda_unload_model(later);
+    cuda_unload_model(model);
+    CHECK(cuda_get_process_vram_usage(context) == 0);
+    cuda_destroy(context);
+    return 0;
+}
