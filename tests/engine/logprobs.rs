@@ -28,7 +28,7 @@ fn log_softmax(logits: &[f32], id: u32) -> f64 {
 #[test]
 fn log_probabilities_are_those_of_the_goldens() {
     let mut compared = 0;
-    let float = |g: &Golden| g.name.ends_with("-f32") && !g.name.starts_with("phi3");
+    let float = |g: &Golden| g.name.ends_with("-f32");
     for golden in goldens::all().filter(float) {
         let (mut loaded, n_vocab) = (None, golden.n_vocab());
         for (ids, context, first, logits) in golden.logits() {
