@@ -35,6 +35,8 @@ mod all_types;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use block::{LANES, fold, multiply_add};
+
 pub use bits::{e8m0_half_to_f32, f16_to_f32};
 pub use foreign::foreign_name;
 pub use iq4_nl::IQ4_VALUES;

@@ -42,18 +42,24 @@ impl Runner {
 
     /// Feeds `ids`; the logits of each, [ids.len(), n_vocab].
     pub fn feed(&mut self, ids: &[u32], phase: Phase) -> Vec<f32> {
+        self.submit(ids, phase, Want::AllLogits)
+    }
+
+    /// Feeds `ids`; the logits that are wanted.
+    pub fn submit(&mut self, ids: &[u32], phase: Phase, want: Want) -> Vec<f32> {
         let segment = Segment {
             slot: 0,
             phase,
             position: self.position,
             tokens: Tokens::Known(ids.to_vec()),
             pages: self.pages.clone(),
-            want: Want::AllLogits,
+            want,
         };
         self.position += ids.len();
         self.model.executor.submit(&Batch { segments: vec![segment] }).unwrap();
         match self.model.executor.collect().unwrap().pop() {
             Some(Output::Logits(logits)) => logits,
+            Some(Output::Nothing) => Vec::new(),
             other => panic!("asked for logits, got {other:?}"),
         }
     }

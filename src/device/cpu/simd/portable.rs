@@ -2,10 +2,7 @@
 
 use super::{Input, WeightRows};
 use crate::device::cpu::pool::Tile;
-use crate::quant;
-
-/// Partial sums: element i of a row goes to sum i % LANES, in order.
-const LANES: usize = 16;
+use crate::quant::{self, LANES, fold, multiply_add};
 
 /// Each row of weights is read once as floats, into `room`, for all rows of the input.
 pub fn matmul(weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, room: &mut [f32]) {
@@ -18,28 +15,20 @@ pub fn matmul(weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, roo
     }
 }
 
-/// Product and sum are rounded separately and the partial sums folded by halves: the same bits on every CPU.
+/// Product and sum are rounded separately, element i goes to partial sum i % LANES, and these are folded by halves: the same
+/// bits on every CPU.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (mut a, mut b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (a, b) in a.by_ref().zip(b.by_ref()) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
-        }
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = a.iter().zip(b).fold([0.0; LANES], |lanes, (a, b)| multiply_add(lanes, a, b));
+    if !a_rest.is_empty() {
+        // Sums that are reached one by one would make the compiler compute all of them one by one.
+        lanes = multiply_add(lanes, &padded(a_rest), &padded(b_rest));
     }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a.remainder().iter().zip(b.remainder())) {
-        *lane += a * b;
-    }
-    fold(lanes)
+    fold(&lanes)
 }
 
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
 }
