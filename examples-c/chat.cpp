@@ -123,8 +123,10 @@ worker_orcd::Model load(worker_orcd::Context& context, const std::string& path)
     worker_orcd::LoadOptions options;
     const bool person = isatty(STDERR_FILENO) != 0;
     if (person) {
-        options.progress = [](std::uint64_t done, std::uint64_t all) {
-            std::cerr << '\r' << (all > 0 ? 100 * done / all : 100) << " % " << std::flush;
+        options.progress = [shown = std::uint64_t{101}](std::uint64_t done, std::uint64_t all) mutable {
+            const std::uint64_t percent = all > 0 ? 100 * done / all : 100;
+            if (percent != shown) std::cerr << '\r' << percent << " % " << std::flush;
+            shown = percent;
             return true;
         };
     }

@@ -137,7 +137,7 @@ static void report(InferenceResult* answer)
     s.size = sizeof s;
     if (!worker_orcd_get_statistics(answer, &s, &code)) return;
     fprintf(stderr, "%llu tokens of prompt; ", (unsigned long long)s.prompt_tokens);
-    if (s.tokens > 0) fprintf(stderr, "first token after %.0f ms, ", 1e-6 * (double)s.first_token_ns);
+    if (s.tokens > 0) fprintf(stderr, "first token after %.1f ms, ", 1e-6 * (double)s.first_token_ns);
     if (s.tokens > 1)
         fprintf(stderr, "then %.1f tokens/s, ", 1e9 * (double)(s.tokens - 1) / (double)(s.last_token_ns - s.first_token_ns));
     fprintf(stderr, "%llu tokens; ended by: %s\n", (unsigned long long)s.tokens, ends[s.finish]);
@@ -185,8 +185,10 @@ static int answer(CudaModel* model, const Options* o)
 /* Called again and again while a model loads; false would end the load. */
 static bool show_progress(void* user, uint64_t done, uint64_t all)
 {
-    (void)user;
-    fprintf(stderr, "\r%3.0f %% of %.1f MB ", all > 0 ? 100.0 * (double)done / (double)all : 100.0, (double)all / 1e6);
+    int* shown = user;
+    int percent = all > 0 ? (int)(100 * done / all) : 100;
+    if (percent != *shown) fprintf(stderr, "\r%3d %% of %.1f MB ", percent, (double)all / 1e6);
+    *shown = percent;
     return true;
 }
 
@@ -197,6 +199,8 @@ static CudaModel* load(CudaContext* context, const char* path, int* code)
     uint64_t bytes = 0;
     CudaModel* model;
     bool person = isatty(STDERR_FILENO) != 0;
+    int shown = -1;
+    options.user = &shown;
     options.size = sizeof options;
     options.progress = person ? show_progress : NULL;
     fprintf(stderr, "loading %s ...\n", path);

@@ -23,8 +23,10 @@ mod roster;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod softmax;
 mod stops;
 mod sync;
+mod truncate;
 mod vocabulary;
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 use super::outbox::{Finish, Outbox};
 use super::pages::Lease;
 use super::sequence::Sequence;
+use super::sync::share_out;
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Limits, Output, Phase, Segment, Want};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 /// Where a sequence is in the roster. Another sequence has it only after nothing of this one is under way.
 pub type Place = usize;
@@ -20,7 +22,11 @@ pub struct Roster {
     order: Vec<Place>,
     free_places: Vec<Place>,
     free_slots: Vec<u32>,
+    /// That draw for those whose options the device does not know.
+    threads: usize,
 }
+
+const MOST_THREADS: usize = 16;
 
 /// What a batch may hold.
 #[derive(Clone, Copy)]
@@ -45,6 +51,7 @@ impl Roster {
             order: Vec::new(),
             free_places: Vec::new(),
             free_slots: (0..slots).rev().collect(),
+            threads: available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS)),
         }
     }
 
@@ -141,12 +148,18 @@ impl Roster {
     }
 
     /// Hands the outputs of the batch numbered `number` to the sequences at `places`.
-    pub fn accept(&mut self, places: &[Place], outputs: Vec<Output>, number: u64, ends: &dyn Fn(u32) -> bool) {
+    pub fn accept(&mut self, places: &[Place], outputs: Vec<Output>, number: u64, ends: &(dyn Fn(u32) -> bool + Sync)) {
+        let (mut at, threads) = (vec![None; self.sequences.len()], self.threads);
         for (&place, output) in places.iter().zip(outputs) {
-            if let Some(sequence) = self.get(place) {
-                sequence.accept(output, number, ends);
+            if let Some(slot) = at.get_mut(place) {
+                *slot = Some(output);
             }
         }
+        let pairs = self.sequences.iter_mut().zip(at).filter_map(|(sequence, output)| sequence.as_mut().zip(output));
+        // What is to be drawn here takes long enough to be worth threads.
+        let (drawn, given): (Vec<_>, Vec<_>) = pairs.partition(|(_, output)| matches!(output, Output::Logits(_)));
+        given.into_iter().for_each(|(sequence, output)| sequence.accept(output, number, ends));
+        share_out(drawn, threads, |(sequence, output)| sequence.accept(output, number, ends));
     }
 
     /// The batch of these sequences failed.
@@ -170,7 +183,7 @@ impl Roster {
         for sequence in self.sequences.iter_mut().flatten() {
             sequence.heed_cancel();
         }
-        let Self { sequences, order, free_places, free_slots } = self;
+        let Self { sequences, order, free_places, free_slots, .. } = self;
         order.retain(|&place| {
             let Some(sequence) = sequences[place].take_if(|s| force || s.is_over()) else { return true };
             free_places.push(place);

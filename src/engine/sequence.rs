@@ -155,7 +155,7 @@ impl Sequence {
     }
 
     /// Takes what the batch numbered `number` gave; `ends` says whether a token ends the answer.
-    pub fn accept(&mut self, output: Output, number: u64, ends: impl Fn(u32) -> bool) {
+    pub fn accept(&mut self, output: Output, number: u64, ends: &dyn Fn(u32) -> bool) {
         let end = self.in_flight.pop_front();
         // One that has ended may have lost an earlier batch, so what it computed since is not to be trusted.
         if self.ended {

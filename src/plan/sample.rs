@@ -16,40 +16,70 @@ pub const GREEDY_BELOW: f32 = 1e-4;
 /// `[n_vocab]`; the ids `never_drawn` (ascending) are passed over. Of equal scores, compared as numbers, the lowest id wins.
 /// None where an id that may be drawn has NaN, or none has a logit above minus infinity: the sequence is poisoned.
 pub fn draw(logits: &[f32], never_drawn: &[u32], draw: Draw, position: usize) -> Option<u32> {
-    let noise = (draw.temperature >= GREEDY_BELOW).then(|| Noise::new(draw.seed, position));
     let mut skipped = never_drawn.iter().copied().peekable();
-    let mut words = (u32::MAX, [0; 4]);
-    let mut best = (f32::NEG_INFINITY, None);
+    let mut race = Race::new(draw, position);
     for (id, &logit) in (0u32..).zip(logits) {
-        if skipped.next_if_eq(&id).is_some() {
-            continue;
+        if skipped.next_if_eq(&id).is_none() {
+            race.enter(id, logit)?;
         }
+    }
+    race.best.1
+}
+
+/// The same among some `ids` (ascending) alone.
+pub fn draw_among(logits: &[f32], ids: &[u32], draw: Draw, position: usize) -> Option<u32> {
+    let mut race = Race::new(draw, position);
+    for &id in ids {
+        race.enter(id, *logits.get(id as usize)?)?;
+    }
+    race.best.1
+}
+
+/// A draw, as far as ids have entered it.
+struct Race {
+    temperature: f32,
+    /// None: the largest logit wins.
+    noise: Option<Noise>,
+    /// The words of four ids, by their number divided by four.
+    words: (u32, [u32; 4]),
+    best: (f32, Option<u32>),
+}
+
+impl Race {
+    fn new(draw: Draw, position: usize) -> Self {
+        let noise = (draw.temperature >= GREEDY_BELOW).then(|| Noise::new(draw.seed, position));
+        Self { temperature: draw.temperature, noise, words: (u32::MAX, [0; 4]), best: (f32::NEG_INFINITY, None) }
+    }
+
+    /// None where the logit is no number.
+    #[inline(always)]
+    fn enter(&mut self, id: u32, logit: f32) -> Option<()> {
         if logit.is_nan() {
             return None;
         }
-        let score = match &noise {
+        let score = match &self.noise {
             Some(noise) => {
                 // Sums are monotone, so an id whose bound does not win cannot win: no noise is needed, or no logarithm.
-                let scaled = logit / draw.temperature;
-                if scaled + MOST_NOISE <= best.0 {
-                    continue;
+                let scaled = logit / self.temperature;
+                if scaled + MOST_NOISE <= self.best.0 {
+                    return Some(());
                 }
-                if words.0 != id / 4 {
-                    words = (id / 4, noise.words(id / 4));
+                if self.words.0 != id / 4 {
+                    self.words = (id / 4, noise.words(id / 4));
                 }
-                let word = words.1[id as usize % 4];
-                if scaled + most_gumbel(word) <= best.0 {
-                    continue;
+                let word = self.words.1[id as usize % 4];
+                if scaled + most_gumbel(word) <= self.best.0 {
+                    return Some(());
                 }
                 scaled + gumbel(word)
             }
             None => logit,
         };
-        if score > best.0 {
-            best = (score, Some(id));
+        if score > self.best.0 {
+            self.best = (score, Some(id));
         }
+        Some(())
     }
-    best.1
 }
 
 /// The random words of one drawn token.
@@ -162,6 +192,23 @@ mod tests {
             let best = (0..997).reduce(|a, b| if score(b) > score(a) { b } else { a });
             assert_eq!(draw(&logits, &[], at(0.7, seed), 5), best);
         }
+    }
+
+    #[test]
+    fn a_draw_among_some_is_one_where_the_others_are_impossible() {
+        for seed in 0..60 {
+            let logits: Vec<f32> = (0..500u32).map(|i| ((i * 7919 + seed as u32) % 499) as f32 / 99.0).collect();
+            let ids: Vec<u32> = (0..500).filter(|id| id * 31 % 7 < seed as u32 % 6).collect();
+            let mut masked = vec![f32::NEG_INFINITY; 500];
+            ids.iter().for_each(|&id| masked[id as usize] = logits[id as usize]);
+            for temperature in [0.0, 0.9] {
+                assert_eq!(
+                    draw_among(&logits, &ids, at(temperature, seed), 3),
+                    draw(&masked, &[], at(temperature, seed), 3)
+                );
+            }
+        }
+        assert_eq!(draw_among(&[1.0], &[1], at(0.0, 0), 3), None);
     }
 
     #[test]
