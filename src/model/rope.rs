@@ -13,6 +13,9 @@ use std::f32::consts::PI;
 /// Turns over the original context above which a pair keeps its frequency, and below which it is scaled in full.
 const YARN_BETA: (f32, f32) = (32.0, 1.0);
 
+/// Radians a token above which a rope is refused; a base above 1 gives at most 1.
+const FASTEST: f32 = 1e6;
+
 /// The rope of a model: `dims` elements of each head rotate.
 pub struct RopeShape {
     pub style: RopeStyle,
@@ -26,6 +29,7 @@ pub struct RopeShape {
 pub fn rope(keys: &Keys, builder: &Builder, shape: &RopeShape) -> Result<Rope> {
     let base = keys.positive_or_none("rope.freq_base")?.unwrap_or(10_000.0);
     let mut inv_freq = frequencies(base, shape.dims);
+    check_speed(keys, "rope.freq_base", &inv_freq)?;
     let mut magnitude = 1.0;
     let attn_factor = keys.positive_or_none("rope.scaling.attn_factor")?;
     // Files before the key existed name a linear scale by itself.
@@ -50,7 +54,19 @@ pub fn rope(keys: &Keys, builder: &Builder, shape: &RopeShape) -> Result<Rope> {
     if let Some(divisors) = builder.values("rope_freqs.weight", shape.dims / 2)? {
         inv_freq.iter_mut().zip(divisors).for_each(|(f, d)| *f /= d);
     }
+    check_speed(keys, "rope.scaling.factor", &inv_freq)?;
     Ok(Rope { style: shape.style, inv_freq, magnitude })
+}
+
+/// Refuses frequencies that no model has, which `key` has led to: at such a speed a position says nothing, or is no number.
+pub fn check_speed(keys: &Keys, key: &str, inv_freq: &[f32]) -> Result<()> {
+    match inv_freq.iter().find(|f| !f.is_finite() || **f > FASTEST) {
+        None => Ok(()),
+        Some(f) => {
+            let name = keys.name(key);
+            Err(Error::load(format!("{name} gives a rotation of {f} radians a token; the limit is {FASTEST}")))
+        }
+    }
 }
 
 /// 1 / base^(2i / dims)

@@ -5,6 +5,7 @@
 //! try all of them.
 
 pub mod llama;
+pub mod parse;
 
 /// The numbers of the value types.
 pub const U8: u32 = 0;

@@ -30,11 +30,16 @@ impl Case {
 
     /// What is wrong with what became of the file.
     pub fn complaint_of(&self, outcome: Outcome) -> Option<String> {
-        match (self.culprit, outcome) {
-            (Some(culprit), Outcome::Refused(reason)) if reason.contains(culprit) => None,
-            (None, Outcome::Loaded) => None,
-            (Some(culprit), outcome) => Some(format!("{}: {outcome:?} does not name {culprit:?}", self.id)),
-            (None, outcome) => Some(format!("{}: {outcome:?}", self.id)),
-        }
+        complaint_of(self.id, self.culprit, outcome)
+    }
+}
+
+/// What is wrong with what became of a file, if it was to be refused for `culprit`, or else to load.
+pub fn complaint_of(id: &str, culprit: Option<&str>, outcome: Outcome) -> Option<String> {
+    match (culprit, outcome) {
+        (Some(culprit), Outcome::Refused(reason)) if reason.contains(culprit) => None,
+        (None, Outcome::Loaded) => None,
+        (Some(culprit), outcome) => Some(format!("{id}: {outcome:?} does not name {culprit:?}")),
+        (None, outcome) => Some(format!("{id}: {outcome:?}")),
     }
 }

@@ -6,10 +6,12 @@
 
 mod case;
 mod check;
+mod families;
 mod files;
 mod folder;
 #[path = "../forge/mod.rs"]
 mod forge;
+mod goldens;
 mod header;
 mod hyper;
 mod large;

@@ -1,29 +1,17 @@
 //! Faults by the thousand: every truncation, every bit, every integer, every pair of named cases,
 //! and random damage.
 
-use std::path::{Path, PathBuf};
-
 use crate::all_cases;
 use crate::check::{Outcome, check};
 use crate::forge::llama;
 use crate::meter::alone;
 use crate::whole::{Engine, Patient};
+use crate::{families, goldens};
 
 const FLIPPED_BYTES: usize = 4_096;
 
-/// The folder of small models that another program wrote.
-fn goldens() -> PathBuf {
-    std::env::var_os("WORKER_ORCD_GOLDENS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models/tiny"), Into::into)
-}
-
-fn golden(name: &str) -> Vec<u8> {
-    let path = goldens().join(format!("{name}.gguf"));
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 fn foreign() -> Vec<u8> {
-    golden("llama-256-q2_k")
+    goldens::golden("llama-256-q2_k")
 }
 
 /// A reason says where to look: a key, a tensor, or a part of the header.
@@ -88,11 +76,9 @@ fn every_bit_flip_through_the_engine() {
     }
 }
 
-const FAMILIES: [&str; 9] = ["mixtral", "qwen2", "qwen3", "qwen3moe", "phi3", "phi3long", "gemma3", "gptoss", "gpt2"];
-
 /// A model of the family, and where its own keys end and the tokenizer's begin.
 fn family(name: &str) -> (Vec<u8>, usize) {
-    let bytes = golden(&format!("{name}-f32"));
+    let bytes = goldens::golden(&format!("{name}-f32"));
     let mark = b"tokenizer.ggml.model";
     let end = bytes.windows(mark.len()).position(|w| w == mark).expect("a tokenizer");
     (bytes, end)
@@ -101,7 +87,7 @@ fn family(name: &str) -> (Vec<u8>, usize) {
 #[test]
 fn every_bit_flip_of_every_family() {
     let _alone = alone();
-    for name in FAMILIES {
+    for name in families::ALL {
         let (mut bytes, end) = family(name);
         for bit in 0..end * 8 {
             let what = format!("{name} with bit {} of byte {} flipped", bit % 8, bit / 8);
@@ -117,7 +103,7 @@ fn every_bit_flip_of_every_family() {
 fn bit_flips_of_every_family_through_the_engine() {
     let _alone = alone();
     let engine = Engine::new();
-    for name in FAMILIES {
+    for name in families::ALL {
         let (bytes, end) = family(name);
         let patient = Patient::new("families", bytes.clone());
         for bit in (0..end * 8).step_by(11) {

@@ -6,7 +6,7 @@
 use super::parts::Parts;
 use crate::error::Result;
 use crate::gguf::Gguf;
-use crate::model::rope::frequencies;
+use crate::model::rope::{check_speed, frequencies};
 use crate::model::{Activation, Attention, FeedForward, Layer, ModelSpec, NormKind, Rope, RopeId, RopeStyle};
 
 /// Published files name neither the pattern of the layers nor the base of the local ones.
@@ -19,8 +19,9 @@ pub fn describe(gguf: &Gguf, context: Option<usize>) -> Result<ModelSpec> {
     let parts = Parts::new(gguf, "gemma3", NormKind::Rms, context)?;
     let global = parts.rope(RopeStyle::Halves)?;
     let base = parts.keys.positive_or_none("rope.freq_base_swa")?.unwrap_or(LOCAL_BASE);
-    let local =
-        Rope { style: RopeStyle::Halves, inv_freq: frequencies(base, 2 * global.inv_freq.len()), magnitude: 1.0 };
+    let inv_freq = frequencies(base, 2 * global.inv_freq.len());
+    check_speed(&parts.keys, "rope.freq_base_swa", &inv_freq)?;
+    let local = Rope { style: RopeStyle::Halves, inv_freq, magnitude: 1.0 };
     let window = parts.keys.window()?;
     let windowed = parts.keys.windowed_layers(parts.base.layers, PERIOD)?;
     let mut spec = parts.finish(vec![global, local], |p, i| {
