@@ -19,7 +19,7 @@ struct Attend {
     const int* position;  // [n]
     const int4* tiles;    // prefill: first row, rows, slot, position of the first row
     const float* sinks;   // [q heads], or null
-    float* partial;       // decode: [n, q heads, splits, dim + 2]
+    float* partial;       // decode: [n, q heads, splits, dim + 4]
     uint32_t* finished;   // decode: [n, blockIdx.y], zero before and after
     Mixed mixed;
     Norm q_norm;          // decode

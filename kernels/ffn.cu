@@ -1,5 +1,5 @@
 // The feed-forward's elementwise parts: activations, the router's choice, and the sum over the chosen experts.
-#include "common.cuh"
+#include "route.cuh"
 
 struct Activate {
     const float* gate;  // [n, width]; null: there is none
@@ -43,42 +43,13 @@ struct Route {
     int n;
 };
 
-constexpr int MAX_EXPERTS = 1024;
-
-// A warp chooses for a row. Of equal logits the lower expert wins. In `left`, NaN marks one that is taken.
+// A warp chooses for a row.
 // grid (n), block 32
 extern "C" __global__ void __launch_bounds__(32) route(const Route p) {
     __shared__ float left[MAX_EXPERTS];
     pdl_begin();
-    int lane = threadIdx.x, row = blockIdx.x;
-    for (int e = lane; e < p.experts; e += 32) {
-        float v = p.logits[(size_t)row * p.experts + e];
-        left[e] = v == v ? v : -INFINITY;
-    }
-    __syncwarp();
-    float first = 0.0f, sum = 0.0f;
-    for (int j = 0; j < p.used; j++) {
-        float best = -INFINITY;
-        int id = MAX_EXPERTS;
-        for (int e = lane; e < p.experts; e += 32)
-            if (left[e] == left[e] && (id == MAX_EXPERTS || left[e] > best)) best = left[e], id = e;
-        for (int o = 16; o > 0; o >>= 1) {
-            float other = __shfl_xor_sync(0xffffffffu, best, o);
-            int other_id = __shfl_xor_sync(0xffffffffu, id, o);
-            if (other > best || (other == best && other_id < id)) best = other, id = other_id;
-        }
-        if (j == 0) first = best;
-        float e = expf(best - first);
-        sum += e;
-        if (lane == 0) {
-            p.chosen[(size_t)row * p.used + j] = id;
-            p.weights[(size_t)row * p.used + j] = e;
-            left[id] = NAN;
-        }
-        __syncwarp();
-    }
-    if (lane == 0)
-        for (int j = 0; j < p.used; j++) p.weights[(size_t)row * p.used + j] /= sum;
+    const size_t row = blockIdx.x;
+    choose(p.logits + row * p.experts, left, p.experts, p.used, p.chosen + row * p.used, p.weights + row * p.used);
 }
 
 struct Combine {

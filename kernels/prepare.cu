@@ -4,10 +4,10 @@
 //
 // One block makes one row, always in the same order, so a row does not depend on its neighbours. With `places` a row is written
 // `copies` times, to the rows places[token * copies + i]: that is how experts get theirs side by side.
+#include "norm_row.cuh"
 #include "product_async.cuh"
 #include "product_layout.cuh"
 
-enum PrepareNorm : uint32_t { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
 enum PrepareFormat : uint32_t { FORMAT_F32 = 0, FORMAT_RECORDS = 2, FORMAT_PANELS = 3 };
 
 struct PrepareArgs {
@@ -26,43 +26,16 @@ struct PrepareArgs {
 
 namespace {
 
-constexpr int THREADS = 512;
-constexpr int PIECE = 8;   // columns that a thread writes at a time: 16 bytes of f16
-constexpr int KEPT = 4;    // pieces that a thread keeps in registers; of longer rows it reads the rest again
+constexpr int THREADS = NORM_THREADS;
+constexpr int KEPT = 4;  // pieces that a thread keeps in registers; of longer rows it reads the rest again
 
 // The sum over the block, the same in every thread and every launch.
 __device__ float block_sum(float x, float* shared) {
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(~0u, x, i);
+    x = norm_warp_sum(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
     __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < THREADS / 32; ++i) sum += shared[i];
-    return sum;
-}
-
-struct Piece {
-    float x[PIECE];
-};
-
-// Columns col .. col + 8 of a row, zeros past its end. Rows are whole pairs of float4 where their length allows it.
-__device__ __forceinline__ Piece load_piece(const float* x, uint32_t col, uint32_t cols) {
-    Piece p;
-    if (col + PIECE <= cols && cols % 4 == 0) {
-        const float4 a = *reinterpret_cast<const float4*>(x + col), b = *reinterpret_cast<const float4*>(x + col + 4);
-        p = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-    } else {
-#pragma unroll
-        for (int i = 0; i < PIECE; ++i) p.x[i] = col + i < cols ? x[col + i] : 0.0f;
-    }
-    return p;
-}
-
-__device__ __forceinline__ uint32_t pair_of_floats(float x, float y) {
-    const __half2 h = __floats2half2_rn(x, y);
-    return *reinterpret_cast<const uint32_t*>(&h);
+    return norm_sum(shared, THREADS / 32);
 }
 
 // Where the piece at `col` of row `place` goes.
@@ -75,18 +48,13 @@ __device__ __forceinline__ void store_piece(const PrepareArgs& args, int place, 
     }
     __half* out = (__half*)args.out;
     if (args.format == FORMAT_RECORDS) {
-        *reinterpret_cast<uint4*>(out + x_record_at(place, col, args.out_stride)) =
-            make_uint4(pair_of_floats(p.x[0], p.x[1]), pair_of_floats(p.x[2], p.x[3]), pair_of_floats(p.x[4], p.x[5]), pair_of_floats(p.x[6], p.x[7]));
+        *reinterpret_cast<uint4*>(out + x_record_at(place, col, args.out_stride)) = piece_f16(p);
         return;
     }
 #pragma unroll
     for (int i = 0; i < PIECE; i += 2)
         *reinterpret_cast<uint32_t*>(out + x_panel_at(place, col + i, args.out_stride)) = pair_of_floats(p.x[i], p.x[i + 1]);
 }
-
-struct Moments {
-    float mean, factor;
-};
 
 template <class F>
 __device__ __forceinline__ void each_piece(const Piece* kept, const float* x, const PrepareArgs& args, F&& f) {
@@ -105,19 +73,12 @@ __device__ Moments measure(const PrepareArgs& args, const Piece* kept, const flo
     if (args.norm == NORM_NONE) return m;
     if (args.norm == NORM_LAYER) {
         float sum = 0.0f;
-        each_piece(kept, x, args, [&](int, uint32_t, const Piece& p) {
-#pragma unroll
-            for (int i = 0; i < PIECE; ++i) sum += p.x[i];
-        });
-        m.mean = block_sum(sum, shared) / args.cols;
+        each_piece(kept, x, args, [&](int, uint32_t, const Piece& p) { sum = add_values(sum, p); });
+        m.mean = mean_of(block_sum(sum, shared), args.cols);
     }
     float squares = 0.0f;
-    each_piece(kept, x, args, [&](int, uint32_t col, const Piece& p) {
-#pragma unroll
-        for (int i = 0; i < PIECE; ++i)
-            if (col + i < args.cols) squares = fmaf(p.x[i] - m.mean, p.x[i] - m.mean, squares);
-    });
-    m.factor = rsqrtf(block_sum(squares, shared) / args.cols + args.eps);
+    each_piece(kept, x, args, [&](int, uint32_t col, const Piece& p) { squares = add_squares(squares, p, m.mean, col, args.cols); });
+    m.factor = rsqrtf(mean_of(block_sum(squares, shared), args.cols) + args.eps);
     return m;
 }
 
@@ -145,12 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) prepare(const __grid_const
     const Moments m = measure(args, kept, x, shared);
     each_piece(kept, x, args, [&](int kept_at, uint32_t col, Piece p) {
         if (args.norm != NORM_NONE) {
-            const Piece w = kept_at < KEPT ? weight[kept_at] : load_piece(args.weight, col, args.cols);
-#pragma unroll
-            for (int i = 0; i < PIECE; ++i) p.x[i] = col + i < args.cols ? (p.x[i] - m.mean) * m.factor * w.x[i] : 0.0f;
-            if (args.bias)
-                for (int i = 0; i < PIECE; ++i)
-                    if (col + i < args.cols) p.x[i] += args.bias[col + i];
+            p = apply_norm(p, m, kept_at < KEPT ? weight[kept_at] : load_piece(args.weight, col, args.cols), args.bias, col, args.cols);
         }
 #pragma unroll
         for (int i = 0; i < PIECE; ++i) p.x[i] *= args.scale;

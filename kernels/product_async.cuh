@@ -51,9 +51,34 @@ __device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
     }
 }
 
+// One try.
+__device__ __forceinline__ bool barrier_passed(uint64_t* bar, uint32_t parity) {
+    uint32_t done;
+#if BULK_COPY
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#else
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+#endif
+                 : "=r"(done)
+                 : "r"(shared_address(bar)), "r"(parity)
+                 : "memory");
+    return done;
+}
+
 // The lanes that ask for copies: the first alone, or all. What only they need to know lives in their registers, and a branch
 // around a whole fill keeps the addresses of bulk copies uniform for the compiler.
 __device__ __forceinline__ bool asks(int lane) { return !BULK_COPY || lane == 0; }
+
+// One lane of a warp, the same every time, by an instruction that lets the compiler see that there is only one.
+__device__ __forceinline__ bool elected() {
+#if BULK_COPY
+    uint32_t one;
+    asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(one));
+    return one != 0;
+#else
+    return true;
+#endif
+}
 
 // A fill: begin (bytes in all), any number of copies, end. By the lanes that ask.
 __device__ __forceinline__ void fill_begin(uint64_t* bar, uint32_t bytes, int lane) {

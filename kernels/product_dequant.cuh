@@ -45,6 +45,7 @@ __device__ __forceinline__ uint2 look_up_iq4(uint32_t w) {
 // loop over steps need not be unrolled: the kernels are long, and instructions that are not in the cache cost more than loads.
 template <uint32_t K>
 struct Record {
+    static constexpr uint32_t KIND = K;
     static constexpr Planes P = planes(K);
     const uint8_t* base;
     const uint8_t* low_bits;  // of step 0; a kernel that keeps steps elsewhere moves it
@@ -72,44 +73,51 @@ struct Record {
         if constexpr (P.d == 32) d[0] = load4(base + P.d_at() + (lane >> 2) * 4);
     }
 
-    // Scale and offset of rows g and g + 8 for step n: weight = q * scale[r] - minus[r].
-    __device__ __forceinline__ void scales(int n, __half2 scale[2], __half2 minus[2]) const {
+    // What says the scales of step n.
+    __device__ __forceinline__ void load_scales(int n, uint32_t s[2]) const {
         const int block = (lane >> 2) * 2 + ((lane & 3) >> 1);
-        if constexpr (K == KIND_Q4_1 || K == KIND_Q5_1) {
-            uint32_t s[2];
+        if constexpr (K == KIND_Q4_1 || K == KIND_Q5_1)
             load8(s, base + block * 32 + n * 8);
+        else if constexpr (K == KIND_Q2_K || K == KIND_Q3_K || K == KIND_Q6_K)
+            s[0] = load2(base + lane * 8 + n * 2);
+        else if constexpr (K == KIND_MXFP4)
+            s[0] = load2(base + block * 8 + n * 2);
+        else if constexpr (K != KIND_F16)
+            s[0] = load4(base + block * 16 + n * 4);
+    }
+
+    // Scale and offset of rows g and g + 8: weight = q * scale[r] - minus[r].
+    __device__ __forceinline__ void scales(const uint32_t s[2], __half2 scale[2], __half2 minus[2]) const {
+        if constexpr (K == KIND_Q4_1 || K == KIND_Q5_1) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 scale[r] = __low2half2(as_half2(s[r]));
                 minus[r] = __high2half2(as_half2(s[r] ^ 0x80000000u));
             }
         } else if constexpr (K == KIND_Q4_K || K == KIND_Q5_K) {
-            const uint32_t s = load4(base + block * 16 + n * 4);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                const __half2 sm = low_int(__byte_perm(s, 0x64646464u, r ? 0x4342 : 0x4140), 0);
+                const __half2 sm = low_int(__byte_perm(s[0], 0x64646464u, r ? 0x4342 : 0x4140), 0);
                 const __half2 dm = __hmul2_rn(sm, as_half2(d[r]));
                 scale[r] = __low2half2(dm), minus[r] = __high2half2(dm);
             }
         } else if constexpr (K == KIND_Q2_K) {
-            const uint32_t s = load2(base + lane * 8 + n * 2);
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-                const uint32_t both = __byte_perm(s, 0, r ? 0x4141 : 0x4040);
+                const uint32_t both = __byte_perm(s[0], 0, r ? 0x4141 : 0x4040);
                 const __half2 sm = __hfma2(as_half2(under_magic<0x00f0000fu>(both)), as_half2(0x2c003c00u), as_half2(0xd400e400u));
                 const __half2 dm = __hmul2_rn(sm, as_half2(d[r]));
                 scale[r] = __low2half2(dm), minus[r] = __high2half2(dm);
             }
         } else if constexpr (K == KIND_Q3_K || K == KIND_Q6_K) {
-            const __half2 sc = low_int(__byte_perm(load2(base + lane * 8 + n * 2), 0x64646464u, 0x4140), 128);
+            const __half2 sc = low_int(__byte_perm(s[0], 0x64646464u, 0x4140), 128);
             const __half2 ds = __hmul2_rn(sc, as_half2(d[0]));
             scale[0] = __low2half2(ds), scale[1] = __high2half2(ds);
         } else if constexpr (K == KIND_MXFP4) {
-            const uint32_t e = __byte_perm(load2(base + block * 8 + n * 2), 0, 0x1404) << 2;
+            const uint32_t e = __byte_perm(s[0], 0, 0x1404) << 2;
             scale[0] = __low2half2(as_half2(e)), scale[1] = __high2half2(as_half2(e));
         } else if constexpr (K != KIND_F16) {
-            const uint32_t s = load4(base + block * 16 + n * 4);
-            scale[0] = __low2half2(as_half2(s)), scale[1] = __high2half2(as_half2(s));
+            scale[0] = __low2half2(as_half2(s[0])), scale[1] = __high2half2(as_half2(s[0]));
         }
     }
 
@@ -165,8 +173,18 @@ struct Record {
             if constexpr (P.step == 1024 && FROM + COUNT > 2) load16(low + 4, low_bits + n * P.step + 512 + lane * 16);
             if constexpr (P.high2 != 0) load8(high2, base + P.high2_at() + (n >> 1) * 512 + lane * 16 + (n & 1) * 8);
             if constexpr (P.high1 != 0) high = load4(base + P.high1_at() + lane * 16 + n * 4);
+            uint32_t s[2];
+            load_scales(n, s);
+            convert<FROM, COUNT>(s, low, high2, a);
+        }
+    }
+
+    // Those fragments, from what a step takes from memory; `d` and `high` as well.
+    template <int FROM, int COUNT>
+    __device__ __forceinline__ void convert(const uint32_t* s, const uint32_t* low, const uint32_t* high2, uint32_t (*a)[4]) const {
+        if constexpr (K != KIND_F16) {
             __half2 scale[2], minus[2];
-            scales(n, scale, minus);
+            scales(s, scale, minus);
             constexpr bool AFFINE = K == KIND_Q4_1 || K == KIND_Q5_1 || K == KIND_Q4_K || K == KIND_Q5_K || K == KIND_Q2_K;
 #pragma unroll
             for (int ks = FROM; ks < FROM + COUNT; ++ks) {

@@ -35,11 +35,22 @@ struct PrepareArgs {
     float eps, scale;
 };
 
+struct RowArgs {
+    ProductArgs product;
+    const float *hidden, *norm_weight, *norm_bias;
+    const int* chosen;
+    uint32_t norm;
+    float eps;
+    uint32_t x_per_expert, pad;
+};
+
 extern "C" __global__ void repack(const __grid_constant__ RepackArgs args);
 extern "C" __global__ void prepare(const __grid_constant__ PrepareArgs args);
 extern "C" __global__ void product_small(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_small_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_small_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_row(const __grid_constant__ RowArgs args);
+extern "C" __global__ void product_row_pair(const __grid_constant__ RowArgs args);
 extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_split(const __grid_constant__ ProductArgs args);
@@ -187,6 +198,23 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     }
     p.args = args;
     return p;
+}
+
+// product_row.cu: a ring of `ring` bytes a block, up to `blocks` blocks of 8 warps a multiprocessor.
+inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_t stream) {
+    ProductArgs& a = r.product;
+    const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
+    uint32_t units = 0;
+    a.slot_bytes = 0;
+    for (uint32_t i = 0; i < a.matrices; ++i) {
+        a.matrix[i].first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += a.matrix[i].tiles;
+        a.slot_bytes = std::max(a.slot_bytes, a.matrix[i].piece_bytes);
+    }
+    const int warps = std::min(8, records_of(a.cols)), stage = warps * a.slot_bytes;
+    a.units = units, a.stages = std::max(2, std::min(16, ring / stage));
+    const size_t shared = steps_of(a.cols) * 128 + a.stages * stage;
+    launch(pair ? product_row_pair : product_row, dim3(std::min<int>(units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
 }
 
 inline void run(const Plan& p, bool dependent = false, cudaStream_t stream = 0) { launch(p.kernel, p.grid, p.block, p.shared, p.args, dependent, stream); }

@@ -3,6 +3,7 @@
 use super::params;
 use super::pass::Run;
 use super::products::PackedRows;
+use super::scratch::PART_TAIL;
 use super::ways::Way;
 use crate::error::{Error, Result};
 use crate::model::{Heads, Norm, RopeStyle};
@@ -11,19 +12,24 @@ use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
 /// Columns in which products step: a packed row must be full up to a multiple of it.
 const STEP_COLS: usize = 64;
 /// Warps of a block in decoding.
-const DECODE_WARPS: usize = 8;
+const DECODE_WARPS: usize = 4;
 /// Query heads that a block takes together in decoding.
 const HEADS_TOGETHER: usize = 16;
 /// Above the shared memory that attention's kernels declare.
 const DECLARED_BYTES: usize = 24 << 10;
+/// Tokens of a warp's chunk in decoding; of heads wider than 128, half as many.
+const CHUNK_TOKENS: usize = 32;
 
 /// Shared memory that attention asks for: in a prompt, and in decoding.
 fn asked_bytes(heads: Heads) -> (usize, usize) {
     let width = prompt_width(heads);
     // Two tiles of keys and values in f16, each row with room to keep off another's banks.
     let tile = if width == 256 { 32 } else { 64 };
+    // A warp's keys and values of a chunk, later its part of the result.
     let group = heads.q / heads.kv.max(1);
-    (8 * tile * (width + 8), 4 * DECODE_WARPS * group.min(HEADS_TOGETHER) * (heads.dim + 2))
+    let chunk = 4 * heads.dim * if heads.dim > 128 { CHUNK_TOKENS / 2 } else { CHUNK_TOKENS };
+    let part = 4 * group.min(HEADS_TOGETHER) * (heads.dim + PART_TAIL);
+    (8 * tile * (width + 8), DECODE_WARPS * chunk.max(part).next_multiple_of(128))
 }
 
 /// Whether blocks that may have `shared_bytes` can attend with these heads.

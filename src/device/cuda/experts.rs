@@ -2,41 +2,39 @@
 
 use super::params;
 use super::pass::Run;
-use super::products::{Group, Items, PackedRows, Rows, Store};
+use super::products::{ChosenExperts, Group, Items, PackedRows, PlainRow, Rows, Store};
 use super::raw::Chosen;
 use super::scratch::PLACE_ALIGNMENT;
 use super::ways::{BATCH_ROWS, PROMPT_ROWS, SMALL_ROWS, Way};
 use crate::error::Result;
 use crate::plan::Experts;
+use crate::quant::QuantType;
+
+/// Experts whose logits a block of kernels/route_row.cu makes.
+const ROUTE_WARPS: usize = 4;
 
 impl Run<'_> {
     pub(super) fn experts(&self, e: &Experts) -> Result<()> {
         let s = self.scratch;
         let (n, n_embd) = (self.extent.rows, self.weights.plan.n_embd);
-        let experts = e.router.rows.len();
         let grouped = self.packed(&e.gate).is_some();
-        // The router reads f32: what it leaves apart by little must not be rounded together.
+        let widest = n_embd.max(self.weights.plan.weight(e.down.weight).cols);
+        let alone = grouped && self.one_row(self.way(), n, widest) && n_embd.is_multiple_of(8);
+        if alone && self.weights.plan.weight(e.router.weight).ty == QuantType::F32 {
+            self.route_row(e)?;
+        } else {
+            self.route(e)?;
+        }
         let normed = self.rows(s.normed, n_embd);
-        self.norm_rows("norm_rows", &e.norm, s.hidden, normed, 0)?;
-        let x = self.inputs(normed, None, &[&e.router])?;
-        self.products(x, &[(&e.router, s.router, experts)], false)?;
-        let route = params::Route {
-            logits: s.router,
-            chosen: s.chosen,
-            weights: s.chosen_weights,
-            experts: experts as i32,
-            used: e.used as i32,
-            n: n as i32,
-        };
-        self.launch("ffn", "route", [n, 1, 1], (32, 0), &route)?;
         match grouped {
+            true if alone => self.experts_of_one(e)?,
             true => self.grouped_experts(e, normed)?,
             false => self.experts_one_by_one(e, normed)?,
         }
         let combine = params::Combine {
             outputs: s.expert_outputs,
             weights: s.chosen_weights,
-            places: if grouped { s.places } else { 0 },
+            places: if grouped && !alone { s.places } else { 0 },
             y: if e.post_norm.is_some() { s.branch } else { s.hidden },
             used: e.used as i32,
             width: n_embd as i32,
@@ -47,6 +45,91 @@ impl Run<'_> {
             Some(norm) => self.norm_rows("add_norm_rows", norm, s.branch, self.hidden(), 0),
             None => Ok(()),
         }
+    }
+
+    /// The norm, the router's logits and the choice of all rows.
+    fn route(&self, e: &Experts) -> Result<()> {
+        let s = self.scratch;
+        let (n, n_embd, experts) = (self.extent.rows, self.weights.plan.n_embd, e.router.rows.len());
+        // The router reads f32: what it leaves apart by little must not be rounded together.
+        let norm = self.weights.norm(&e.norm);
+        let normed = params::Prepare {
+            input: s.hidden,
+            weight: norm.weight,
+            bias: norm.bias,
+            out: s.normed,
+            cols: n_embd as u32,
+            in_stride: n_embd as u32,
+            out_stride: n_embd as u32,
+            copies: 1,
+            norm: 1 + norm.layer as u32,
+            eps: norm.eps,
+            scale: 1.0,
+            ..params::Prepare::default()
+        };
+        self.launch("prepare", "prepare", [n, 1, 1], (512, 0), &normed)?;
+        let x = self.inputs(self.rows(s.normed, n_embd), None, &[&e.router])?;
+        self.products(x, &[(&e.router, s.router, experts)], false)?;
+        let route = params::Route {
+            logits: s.router,
+            chosen: s.chosen,
+            weights: s.chosen_weights,
+            experts: experts as i32,
+            used: e.used as i32,
+            n: n as i32,
+        };
+        self.launch("ffn", "route", [n, 1, 1], (32, 0), &route)
+    }
+
+    /// The same for one row and a router of f32, in one kernel.
+    fn route_row(&self, e: &Experts) -> Result<()> {
+        let (s, cols, experts) = (self.scratch, self.weights.plan.n_embd, e.router.rows.len());
+        let norm = self.weights.norm(&e.norm);
+        let (router, bias) = self.weights.linear(&e.router);
+        let p = params::RouteRow {
+            hidden: s.hidden,
+            norm_weight: norm.weight,
+            norm_bias: norm.bias,
+            router,
+            bias,
+            logits: s.router,
+            chosen: s.chosen,
+            weights: s.chosen_weights,
+            finished: s.attend_finished,
+            norm: 1 + norm.layer as u32,
+            eps: norm.eps,
+            cols: cols as i32,
+            experts: experts as i32,
+            used: e.used as i32,
+        };
+        let shared = 4 * cols * (1 + ROUTE_WARPS);
+        self.launch("route_row", "route_row", [experts.div_ceil(ROUTE_WARPS), 1, 1], (128, shared as u32), &p)
+    }
+
+    /// The experts of one row: no sorting, each reads the row where it is.
+    fn experts_of_one(&self, e: &Experts) -> Result<()> {
+        let s = self.scratch;
+        let (way, n_embd, stride) = (self.way(), self.weights.plan.n_embd, e.used.next_multiple_of(8));
+        let plain = PlainRow { at: s.hidden, norm: Some(self.weights.norm(&e.norm)) };
+        let chosen = |x_each| Some(ChosenExperts { at: s.chosen, used: e.used, x_each });
+        let pair = Group {
+            linears: &[(&e.gate, s.packed_ffn, stride), (&e.up, s.packed_ffn, stride)],
+            x: PackedRows { at: s.packed_input, stride, n: 1, plain: Some(plain) },
+            store: Store::Packed,
+            activation: Some(e.activation),
+            items: None,
+            chosen: chosen(false),
+        };
+        self.packed_product(&pair, way)?;
+        let down = Group {
+            linears: &[(&e.down, s.expert_outputs, n_embd)],
+            x: PackedRows { at: s.packed_ffn, stride, n: 1, plain: None },
+            store: Store::Write,
+            activation: None,
+            items: None,
+            chosen: chosen(true),
+        };
+        self.packed_product(&down, way)
     }
 
     fn experts_one_by_one(&self, e: &Experts, x: Rows) -> Result<()> {
@@ -63,7 +146,7 @@ impl Run<'_> {
     fn grouped_experts(&self, e: &Experts, x: Rows) -> Result<()> {
         let (s, way) = (self.scratch, self.way());
         let (items, stride) = self.group(e, x.n, way)?;
-        let packed = |at| PackedRows { at, stride, n: items.rows };
+        let packed = |at| PackedRows { at, stride, n: items.rows, plain: None };
         let input = params::Prepare {
             input: x.at,
             out: s.packed_input,
@@ -81,6 +164,7 @@ impl Run<'_> {
             store: Store::Packed,
             activation: Some(e.activation),
             items: Some(items),
+            chosen: None,
         };
         self.packed_product(&pair, way)?;
         let down = Group {
@@ -89,6 +173,7 @@ impl Run<'_> {
             store: Store::Write,
             activation: None,
             items: Some(items),
+            chosen: None,
         };
         self.packed_product(&down, way)
     }

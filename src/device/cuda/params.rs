@@ -238,6 +238,41 @@ pub(super) struct PackedProduct {
     pub limit: f32,
 }
 
+/// product_row.cu
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct RowProduct {
+    pub product: PackedProduct,
+    pub hidden: Ptr,
+    pub norm_weight: Ptr,
+    pub norm_bias: Ptr,
+    pub chosen: Ptr,
+    pub norm: u32,
+    pub eps: f32,
+    pub x_per_expert: u32,
+    pub pad: u32,
+}
+
+/// route_row.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RouteRow {
+    pub hidden: Ptr,
+    pub norm_weight: Ptr,
+    pub norm_bias: Ptr,
+    pub router: Ptr,
+    pub bias: Ptr,
+    pub logits: Ptr,
+    pub chosen: Ptr,
+    pub weights: Ptr,
+    pub finished: Ptr,
+    pub norm: u32,
+    pub eps: f32,
+    pub cols: i32,
+    pub experts: i32,
+    pub used: i32,
+}
+
 /// prepare.cu
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -7,7 +7,7 @@ use super::driver::{Handle, Ptr};
 use super::inputs::BlockAt;
 use super::packed::{records, tiles};
 use super::params;
-use super::products::{Group, PackedRows, Rows, Store};
+use super::products::{Group, PackedRows, PlainRow, Rows, Store};
 use super::scratch::{SAMPLE_PARTS, Scratch, Sizes};
 use super::ways::{PROMPT_ROWS, Way};
 use super::weights::LoadedWeights;
@@ -89,7 +89,7 @@ impl Run<'_> {
     /// `n` packed rows at `at`, as far apart as the pass's way wants them.
     pub(super) fn packed_rows(&self, at: Ptr, n: usize) -> PackedRows {
         let multiple = if self.way() == Way::Prompt { PROMPT_ROWS } else { 8 };
-        PackedRows { at, stride: n.next_multiple_of(multiple), n }
+        PackedRows { at, stride: n.next_multiple_of(multiple), n, plain: None }
     }
 
     pub(super) fn rows(&self, at: Ptr, stride: usize) -> Rows {
@@ -105,8 +105,7 @@ impl Run<'_> {
         let mut inputs = Inputs { plain: None, packed: None };
         if linears.iter().any(|l| self.packed(l).is_some()) {
             let to = self.packed_rows(self.scratch.packed_input, from.n);
-            self.prepare_rows(from, norm, to, self.way())?;
-            inputs.packed = Some(to);
+            inputs.packed = Some(self.prepare_rows(from, norm, to, self.way())?);
         }
         if linears.iter().any(|l| self.packed(l).is_none()) {
             inputs.plain = Some(match norm {
@@ -121,7 +120,12 @@ impl Run<'_> {
         Ok(inputs)
     }
 
-    fn prepare_rows(&self, from: Rows, norm: Option<&Norm>, to: PackedRows, way: Way) -> Result<()> {
+    /// Returns `to`, filled; or says where the row is that its product makes ready itself.
+    fn prepare_rows(&self, from: Rows, norm: Option<&Norm>, to: PackedRows, way: Way) -> Result<PackedRows> {
+        if self.one_row(way, from.n, from.stride) && from.stride.is_multiple_of(8) {
+            let plain = PlainRow { at: from.at, norm: norm.map(|n| self.weights.norm(n)) };
+            return Ok(PackedRows { plain: Some(plain), ..to });
+        }
         let mut p = params::Prepare {
             input: from.at,
             out: to.at,
@@ -135,7 +139,8 @@ impl Run<'_> {
             let arg = self.weights.norm(norm);
             (p.weight, p.bias, p.eps, p.norm) = (arg.weight, arg.bias, arg.eps, 1 + arg.layer as u32);
         }
-        self.prepare(p, from.n, way)
+        self.prepare(p, from.n, way)?;
+        Ok(to)
     }
 
     /// y = W x, or y += W x, for up to three matrices that share their input.
@@ -143,7 +148,7 @@ impl Run<'_> {
         let (packed, plain): (Vec<_>, Vec<_>) = linears.iter().partition(|l| self.packed(l.0).is_some());
         if let Some(x) = x.packed.filter(|_| !packed.is_empty()) {
             let store = if add { Store::Add } else { Store::Write };
-            let group = Group { linears: &packed, x, store, activation: None, items: None };
+            let group = Group { linears: &packed, x, store, activation: None, items: None, chosen: None };
             self.packed_product(&group, self.way())?;
         }
         for (linear, at, stride) in plain {
@@ -264,7 +269,14 @@ impl Run<'_> {
         let x = self.inputs(self.hidden(), Some(norm), &both)?;
         if let (Some(to), Some(x)) = (to, x.packed) {
             let linears: Vec<_> = both.iter().map(|&l| (l, to.at, to.stride)).collect();
-            let group = Group { linears: &linears, x, store: Store::Packed, activation: Some(activation), items: None };
+            let group = Group {
+                linears: &linears,
+                x,
+                store: Store::Packed,
+                activation: Some(activation),
+                items: None,
+                chosen: None,
+            };
             return self.packed_product(&group, self.way());
         }
         if let Some(gate) = gate {
@@ -299,13 +311,14 @@ impl Run<'_> {
         if self.packed(linear).is_some() {
             // Few rows, whatever the phase: they go the way of decoding.
             let way = self.decoding(n);
-            let x = PackedRows { at: s.packed_input, stride: n.next_multiple_of(8), n };
-            match all {
+            let x = PackedRows { at: s.packed_input, stride: n.next_multiple_of(8), n, plain: None };
+            let x = match all {
                 true => self.prepare_rows(self.hidden(), Some(norm), x, way)?,
                 false => self.prepare_rows(normed, None, x, way)?,
-            }
+            };
             let linears = [(linear, logits.at, logits.stride)];
-            let group = Group { linears: &linears, x, store: Store::Write, activation: None, items: None };
+            let group =
+                Group { linears: &linears, x, store: Store::Write, activation: None, items: None, chosen: None };
             self.packed_product(&group, way)?;
         } else {
             self.raw_product(linear, normed, logits, false)?;

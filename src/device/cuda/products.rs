@@ -8,6 +8,7 @@ use super::kernels::Launch;
 use super::packed::{Packed, TILE_ROWS, tiles};
 use super::params::{self, PackedProduct, ProductMatrix};
 use super::pass::Run;
+use super::row;
 use super::ways::{BATCH_ROWS, Kernel, PROMPT_ROWS, Rings, SMALL_ROWS, SPLIT_BLOCKS, Way, Work};
 use crate::error::{Error, Result};
 use crate::model::{Activation, Linear};
@@ -28,6 +29,14 @@ pub(super) struct PackedRows {
     /// Rows from record to record: `row_stride` of product_layout.cuh.
     pub stride: usize,
     pub n: usize,
+    /// A single row that is still f32: the product makes the norm, and nothing is at `at`.
+    pub plain: Option<PlainRow>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct PlainRow {
+    pub at: Ptr,
+    pub norm: Option<params::NormArg>,
 }
 
 /// What becomes of the sums.
@@ -59,6 +68,17 @@ pub(super) struct Group<'a> {
     /// Gate and up together, or what follows a single matrix.
     pub activation: Option<Activation>,
     pub items: Option<Items>,
+    /// For one row: its experts.
+    pub chosen: Option<ChosenExperts>,
+}
+
+/// The experts that one row goes through, best first.
+#[derive(Clone, Copy)]
+pub(super) struct ChosenExperts {
+    pub at: Ptr,
+    pub used: usize,
+    /// Whether each has its own row of activations.
+    pub x_each: bool,
 }
 
 impl Run<'_> {
@@ -90,6 +110,11 @@ impl Run<'_> {
     /// The way of `rows` rows in decoding.
     pub(super) fn decoding(&self, rows: usize) -> Way {
         if rows <= SMALL_ROWS { Way::Small } else { self.many() }
+    }
+
+    /// Whether `n` rows of `cols` columns go through product_row.cu, which takes one.
+    pub(super) fn one_row(&self, way: Way, n: usize, cols: usize) -> bool {
+        way == Way::Small && n == 1 && self.has_code(Way::Split) && row::fits(cols, self.weights.gpu.card.shared_bytes)
     }
 
     fn many(&self) -> Way {
@@ -153,6 +178,9 @@ impl Run<'_> {
                 args.cols = self.weights.plan.weight(linear.weight).cols as u32;
                 sizes.push(packed);
             }
+        }
+        if self.one_row(way, group.x.n, args.cols as usize) && group.items.is_none() {
+            return self.launch_row(args, &sizes, pair, group);
         }
         self.launch_packed(args, &sizes, (pair, way), group.items)
     }

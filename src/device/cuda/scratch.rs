@@ -11,6 +11,8 @@ pub(super) const DECODE_ROWS: usize = 64;
 /// Splits of attention's rows: MIN_SPLIT and MAX_SPLITS of kernels/attend_decode.cu.
 const MIN_SPLIT: usize = 256;
 const MAX_SPLITS: usize = 32;
+/// Floats of a split's part of a head beside its elements.
+pub(super) const PART_TAIL: usize = 4;
 /// Rows of one tile of a prompt's attention, as in kernels/attend_prefill.cu.
 pub(super) const TILE_ROWS: usize = 64;
 /// Blocks that search one row of logits.
@@ -157,7 +159,7 @@ pub(super) fn cut(plan: &Plan, sizes: &Sizes, blocks: [u64; 2], base: Ptr) -> Re
     let packed_rows = (places + PROMPT_ROWS).next_multiple_of(PROMPT_ROWS);
     let packed_cols = |cols: usize| cols.next_multiple_of(RECORD_COLS);
     let heads = plan.steps.iter().filter_map(|s| match s {
-        Step::Attend { heads, .. } => Some((heads.q * (heads.dim + 2), heads.q)),
+        Step::Attend { heads, .. } => Some((heads.q * (heads.dim + PART_TAIL), heads.q)),
         _ => None,
     });
     let (partial_floats, counters) = heads.fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));

@@ -1,0 +1,304 @@
+// A decode step of one sequence at the sizes of real models, with made-up weights: the product's kernels in the order in which
+// src/device/cuda queues them, in a graph. Tries ways to cut the kernels, checks that they give the same bits, and says what each
+// kind of kernel costs: the step's time less that of the step without it.
+//
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu kernels/{prepare,product_small,product_row,attend_decode,sample}.cu
+//   step [model ..]
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "../../kernels/attend.cuh"
+#include "bench.hpp"
+
+struct DrawSpec {
+    int slot, output;
+    float temperature;
+    uint32_t seed_low, seed_high, position;
+};
+
+struct Sample {
+    const float* logits;
+    const DrawSpec* draws;
+    const uint32_t* never;
+    uint64_t* best;
+    uint32_t *finished, *drawn, *outputs;
+    int n_vocab, parts;
+};
+
+extern "C" __global__ void attend_decode_d64(const Attend p);
+extern "C" __global__ void attend_decode_d128(const Attend p);
+extern "C" __global__ void sample(const Sample p);
+
+namespace {
+
+constexpr uint32_t Q4_0 = 2, Q5_0 = 6, Q8_0 = 8, Q4_K = 12, Q6_K = 14, F16 = 1;
+
+struct Shape {
+    const char* name;
+    int layers, embd, ffn, heads, kv_heads, dim, vocab;
+    uint32_t type, more, head;  // more: the type of v and down in half of the layers
+};
+
+const Shape SHAPES[] = {
+    {"smollm2", 30, 576, 1536, 9, 3, 64, 49152, Q4_0, Q4_0, Q4_0},      {"0.5b", 24, 896, 4864, 14, 2, 64, 151936, Q5_0, Q8_0, Q8_0},
+    {"1b", 16, 2048, 8192, 32, 8, 64, 128256, Q4_K, Q6_K, Q6_K},        {"1b-f16", 16, 2048, 8192, 32, 8, 64, 128256, F16, F16, F16},
+    {"8b", 32, 4096, 14336, 32, 8, 128, 128256, Q4_K, Q6_K, Q6_K},      {"8b-q8", 32, 4096, 14336, 32, 8, 128, 128256, Q8_0, Q8_0, Q8_0},
+    {"7b", 28, 3584, 18944, 28, 4, 128, 152064, Q4_K, Q6_K, Q6_K},
+};
+
+__global__ void scramble(uint32_t* p, size_t n) {
+    for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < n; i += gridDim.x * 256ull) {
+        uint32_t x = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 13);
+        x ^= x >> 15, x *= 0x85ebca6bu, x ^= x >> 13;
+        p[i] = x & 0x27ff27ffu;
+    }
+}
+
+enum Part { QKV, O, PAIR, DOWN, HEAD, PARTS };
+const char* const PART_NAMES[] = {"qkv", "o", "pair", "down", "head"};
+
+struct Cut {
+    int per_sm, ring_kb;  // blocks of a multiprocessor at the most, and a block's ring
+};
+
+struct Way {
+    bool row = false;  // product_row in place of prepare and product_small
+    Cut cuts[PARTS] = {{2, 20}, {2, 20}, {2, 20}, {2, 20}, {2, 20}};
+};
+
+struct Step {
+    const Shape& s;
+    int position;
+    std::vector<std::unique_ptr<Buffer<uint8_t>>> memory;
+    struct Linear {
+        ProductMatrix m;
+        int cols;
+    };
+    struct Layer {
+        Linear q, k, v, o, gate, up, down;
+        const float *norm[2];
+    };
+    std::vector<Layer> layers;
+    Linear head;
+    const float* head_norm;
+    float *hidden, *q, *k, *v, *logits, *partial;
+    uint8_t *input, *ffn, *kv;
+    uint32_t *tables, *counters, *outputs;
+    int* row;
+    float* frequencies;
+    DrawSpec* draw;
+    size_t weight_bytes = 0;
+
+    template <class T>
+    T* take(size_t count, bool random = false) {
+        memory.emplace_back(new Buffer<uint8_t>((count * sizeof(T) + 255) / 256 * 256));
+        Buffer<uint8_t>& b = *memory.back();
+        if (random)
+            scramble<<<1024, 256>>>((uint32_t*)b.data, b.count / 4);
+        else
+            b.fill(0);
+        return (T*)b.data;
+    }
+
+    Linear linear(uint32_t type, int rows, int cols) {
+        if (type == Q4_K && cols % 256) type = Q5_0;
+        if (type == Q6_K && cols % 256) type = Q8_0;
+        Linear l = {describe(kind_of(type), rows, cols), cols};
+        const size_t bytes = (size_t)l.m.tiles * l.m.tile_bytes;
+        l.m.weights = take<uint8_t>(bytes, true);
+        weight_bytes += bytes;
+        return l;
+    }
+
+    const float* norm_weight() {
+        std::vector<float> w(s.embd);
+        for (int i = 0; i < s.embd; ++i) w[i] = (i * 7919 % 13 - 6) * 1e-3f;
+        float* p = take<float>(s.embd);
+        CHECK(cudaMemcpy(p, w.data(), w.size() * 4, cudaMemcpyHostToDevice));
+        return p;
+    }
+
+    Step(const Shape& shape, int position) : s(shape), position(position) {
+        const int qw = s.heads * s.dim, kw = s.kv_heads * s.dim;
+        for (int i = 0; i < s.layers; ++i) {
+            const bool more = i < s.layers / 8 || i >= 7 * s.layers / 8 || (i - s.layers / 8) % 3 == 2;
+            const uint32_t t = s.type, m = more ? s.more : s.type;
+            layers.push_back({linear(t, qw, s.embd), linear(t, kw, s.embd), linear(m, kw, s.embd), linear(t, s.embd, qw), linear(t, s.ffn, s.embd),
+                              linear(t, s.ffn, s.embd), linear(m, s.embd, s.ffn), {norm_weight(), norm_weight()}});
+        }
+        head = linear(s.head, s.vocab, s.embd), head_norm = norm_weight();
+        hidden = take<float>(s.embd), q = take<float>(qw), k = take<float>(kw), v = take<float>(kw), logits = take<float>(s.vocab);
+        partial = take<float>((size_t)s.heads * 32 * (s.dim + 4));
+        input = take<uint8_t>((size_t)records_of(std::max(s.embd, qw)) * 4096), ffn = take<uint8_t>((size_t)records_of(s.ffn) * 4096);
+        const int pages = position / PAGE_TOKENS + 1;
+        kv = take<uint8_t>((size_t)pages * page_bytes(), true);
+        std::vector<uint32_t> table(pages + 1);
+        table[0] = pages;
+        for (int i = 0; i < pages; ++i) table[i + 1] = i;
+        tables = take<uint32_t>(pages + 1);
+        CHECK(cudaMemcpy(tables, table.data(), table.size() * 4, cudaMemcpyHostToDevice));
+        counters = take<uint32_t>(1024), outputs = take<uint32_t>(1024 + s.vocab / 32 + 64 * 2 * 4), row = take<int>(64);
+        const int r[2] = {0, position};
+        CHECK(cudaMemcpy(row, r, 8, cudaMemcpyHostToDevice));
+        std::vector<float> f(s.dim / 2);
+        for (int i = 0; i < s.dim / 2; ++i) f[i] = std::pow(1e4f, -2.0f * i / s.dim);
+        frequencies = take<float>(f.size());
+        CHECK(cudaMemcpy(frequencies, f.data(), f.size() * 4, cudaMemcpyHostToDevice));
+        draw = take<DrawSpec>(1);
+        CHECK(cudaDeviceSynchronize());
+    }
+
+    size_t page_bytes() const { return (size_t)s.layers * 2 * s.kv_heads * PAGE_TOKENS * s.dim * 2; }
+
+    void reset() {
+        std::vector<float> h(s.embd);
+        for (int i = 0; i < s.embd; ++i) h[i] = ((i * 104729 + 11) % 1009 - 504) * 0.003f;
+        CHECK(cudaMemcpy(hidden, h.data(), h.size() * 4, cudaMemcpyHostToDevice));
+    }
+
+    struct Input {
+        const uint8_t* records;  // or null: the residual, normed
+        const float* norm;
+    };
+
+    void product(const Way& way, std::vector<Linear*> linears, std::vector<void*> outs, Input in, uint32_t store, Part part, cudaStream_t stream) {
+        const bool pair = part == PAIR;
+        ProductArgs a = {};
+        a.matrices = linears.size(), a.cols = linears[0]->cols, a.tokens = 1, a.x_stride = 8, a.act = pair ? ACT_SILU : ACT_NONE, a.store = store;
+        a.out_scale = a.store_scale = 1, a.x = in.records ? in.records : input;
+        for (size_t i = 0; i < linears.size(); ++i) a.matrix[i] = linears[i]->m, a.matrix[i].out = outs[i], a.matrix[i].out_stride = store == STORE_RECORDS ? 8 : linears[i]->m.rows;
+        if (!way.row) {
+            if (!in.records)
+                launch(prepare, dim3(1), 512, 0, PrepareArgs{hidden, in.norm, nullptr, input, nullptr, a.cols, a.cols, 8, 1, 1, 2, 1e-5f, 1}, true, stream);
+            Plan p = plan_for(a, Path::small, 0);
+            return run(p, true, stream);
+        }
+        RowArgs r = {};
+        r.product = a;
+        if (!in.records) r.hidden = hidden, r.norm_weight = in.norm, r.norm = 1, r.eps = 1e-5f;
+        run_row(r, way.cuts[part].ring_kb << 10, way.cuts[part].per_sm, true, stream);
+    }
+
+    void attend(int layer, cudaStream_t stream) {
+        Attend p = {};
+        p.q = q, p.k = k, p.v = v, p.slot = row, p.position = row + 1, p.partial = partial, p.finished = counters;
+        p.mixed.packed = (__half*)input, p.mixed.stride = 8;
+        p.kv = {kv, page_bytes(), tables, 0, 0, 1, layer, s.kv_heads, s.dim, 0};
+        p.rope = {frequencies, 1.0f, s.dim / 2, 0};
+        p.scale = 0.1f, p.q_heads = s.heads, p.q_stride = s.heads * s.dim, p.kv_stride = s.kv_heads * s.dim;
+        int splits = 1;
+        while (splits * 256 < position + 1 && splits < 32) splits *= 2;
+        p.splits = splits;
+        const size_t shared = 4 * std::max(4 * 32 * s.dim, (4 * (s.heads / s.kv_heads) * (s.dim + 4) + 127) / 128 * 128);
+        launch(s.dim == 64 ? attend_decode_d64 : attend_decode_d128, dim3(splits, s.kv_heads, 1), 128, shared, p, true, stream);
+    }
+
+    // `without` names one kind of kernel to leave out.
+    void queue(const Way& w, const std::string& without, cudaStream_t stream) {
+        for (int i = 0; i < s.layers; ++i) {
+            Layer& l = layers[i];
+            if (without != "qkv") product(w, {&l.q, &l.k, &l.v}, {q, k, v}, {nullptr, l.norm[0]}, STORE_F32, QKV, stream);
+            if (without != "attend") attend(i, stream);
+            if (without != "o") product(w, {&l.o}, {hidden}, {input, nullptr}, STORE_ADD, O, stream);
+            if (without != "pair") product(w, {&l.gate, &l.up}, {ffn, ffn}, {nullptr, l.norm[1]}, STORE_RECORDS, PAIR, stream);
+            if (without != "down") product(w, {&l.down}, {hidden}, {ffn, nullptr}, STORE_ADD, DOWN, stream);
+        }
+        if (without != "head") product(w, {&head}, {logits}, {nullptr, head_norm}, STORE_F32, HEAD, stream);
+        if (without != "sample") {
+            uint32_t* o = outputs;
+            launch(sample, dim3(64, 1), 256, 0, Sample{logits, draw, o + 1024, (uint64_t*)(o + 256), o, o + 1, o + 2, s.vocab, 64}, true, stream);
+        }
+    }
+
+    double time(const Way& w, const std::string& without = "") {
+        reset();
+        return time_graph(1, [&](int, cudaStream_t stream) { queue(w, without, stream); });
+    }
+
+    std::vector<float> result(const Way& w) {
+        reset();
+        CHECK(cudaMemset(logits, 0xff, (size_t)s.vocab * 4));
+        CHECK(cudaDeviceSynchronize());
+        cudaStream_t stream;
+        CHECK(cudaStreamCreate(&stream));
+        queue(w, "", stream);
+        CHECK(cudaStreamSynchronize(stream));
+        CHECK(cudaStreamDestroy(stream));
+        std::vector<float> all(s.vocab + s.embd);
+        CHECK(cudaMemcpy(all.data(), logits, (size_t)s.vocab * 4, cudaMemcpyDeviceToHost));
+        CHECK(cudaMemcpy(all.data() + s.vocab, hidden, (size_t)s.embd * 4, cudaMemcpyDeviceToHost));
+        return all;
+    }
+};
+
+void parts(Step& step, const Way& w) {
+    const double full = step.time(w);
+    std::printf("   parts:");
+    for (const char* part : {"qkv", "attend", "o", "pair", "down"}) std::printf(" %s %.2f", part, (full - step.time(w, part)) / step.s.layers);
+    for (const char* part : {"head", "sample"}) std::printf(" %s %.2f", part, full - step.time(w, part));
+    std::printf("\n");
+}
+
+void report(const char* name, Step& step, const Way& w, const std::vector<float>* want, bool with_parts) {
+    const double us = step.time(w);
+    std::printf("  %-34s %8.1f us %6.0f tok/s, %.2f us a layer over bytes at 3 TB/s", name, us, 1e6 / us, (us - step.weight_bytes / 3e6) / step.s.layers);
+    if (want) {
+        const auto got = step.result(w);
+        size_t unlike = 0, nan = 0;
+        for (size_t i = 0; i < got.size(); ++i) unlike += std::memcmp(&got[i], &(*want)[i], 4) != 0, nan += !std::isfinite(got[i]);
+        std::printf(unlike || nan ? "  UNLIKE %zu of %zu, not finite %zu" : "  same bits", unlike, got.size(), nan);
+    }
+    std::printf("\n");
+    if (with_parts) parts(step, w);
+    std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    cudaDeviceProp properties;
+    CHECK(cudaGetDeviceProperties(&properties, 0));
+    std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
+    const bool profiled = std::getenv("STEP_PROFILED");
+    for (const Shape& s : SHAPES) {
+        bool wanted = argc < 2;
+        for (int i = 1; i < argc; ++i) wanted |= s.name == std::string(argv[i]);
+        if (!wanted) continue;
+        Way tuned;
+        for (int position : {100, 4096}) {
+            Step step(s, position);
+            std::printf("%s at %d: %.0f MB\n", s.name, position, step.weight_bytes / 1e6);
+            const Way before;
+            const auto want = step.result(before);
+            Way way;
+            way.row = true;
+            if (profiled) {
+                step.result(way);
+                break;
+            }
+            report("prepare + product_small", step, before, nullptr, true);
+            report("row", step, way, &want, true);
+            if (position > 1000) {
+                way = tuned;
+                report("row, tuned", step, way, &want, true);
+                continue;
+            }
+            double best = step.time(way);
+            for (int pass = 0; pass < 2; ++pass)
+                for (int part : {PAIR, DOWN, QKV, O, HEAD})
+                    for (int per_sm : {1, 2, 3, 4})
+                        for (int ring : {16, 24, 32, 48, 72, 96}) {
+                            Way other = way;
+                            other.cuts[part] = {per_sm, ring};
+                            const double us = step.time(other);
+                            if (pass == 0 && part == PAIR) std::printf("    pair %d %d: %.1f\n", per_sm, ring, us);
+                            if (us < best * 0.998) best = us, way = other;
+                        }
+            for (int part = 0; part < PARTS; ++part) std::printf("  %s: %d a SM, ring %d\n", PART_NAMES[part], way.cuts[part].per_sm, way.cuts[part].ring_kb);
+            report("row, tuned", step, way, &want, true);
+            tuned = way;
+        }
+    }
+    return 0;
+}
