@@ -16,12 +16,14 @@ pub const GREEDY_BELOW: f32 = 1e-4;
 /// `[n_vocab]`; the ids `never_drawn` (ascending) are passed over. Of equal scores, compared as numbers, the lowest id wins.
 /// None where an id that may be drawn has NaN, or none has a logit above minus infinity: the sequence is poisoned.
 pub fn draw(logits: &[f32], never_drawn: &[u32], draw: Draw, position: usize) -> Option<u32> {
-    let mut skipped = never_drawn.iter().copied().peekable();
     let mut race = Race::new(draw, position);
-    for (id, &logit) in (0u32..).zip(logits) {
-        if skipped.next_if_eq(&id).is_none() {
+    let mut from = 0;
+    // Between each two that are passed over, and after the last.
+    for to in never_drawn.iter().map(|&id| (id as usize).min(logits.len())).chain([logits.len()]) {
+        for (id, &logit) in (from as u32..).zip(logits.get(from..to).unwrap_or_default()) {
             race.enter(id, logit)?;
         }
+        from = to + 1;
     }
     race.best.1
 }
@@ -228,6 +230,8 @@ mod tests {
             assert_eq!(draw(&[f32::NEG_INFINITY; 5], &[], at(temperature, 1), 0), None);
             assert_eq!(draw(&[], &[], at(temperature, 1), 0), None);
             assert_eq!(draw(&[1.0, 2.0], &[0, 1], at(temperature, 1), 0), None);
+            assert_eq!(draw(&[1.0, 2.0], &[0, 2, 7], at(temperature, 1), 0), Some(1));
+            assert_eq!(draw(&[1.0, 2.0], &[1, 7], at(temperature, 1), 0), Some(0));
         }
     }
 
