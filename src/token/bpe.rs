@@ -5,6 +5,8 @@
 //! and is skipped; one that is not two halves is an error of the file.
 
 use hashbrown::HashMap;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 
 use super::bytes::decode_into;
 use super::merge::{Merger, NONE, Pairs, Symbol};
@@ -12,6 +14,13 @@ use super::pre::Pre;
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::gguf::{Strings, quoted};
+
+/// Merges that a thread looks up in one go, and threads that do.
+const PART: usize = 16 << 10;
+const THREADS: usize = 6;
+
+/// Left half, right half, whole.
+type Ids = Option<(u32, u32, u32)>;
 
 pub struct Bpe {
     pre: Pre,
@@ -35,15 +44,12 @@ impl Bpe {
         let mut table = HashMap::new();
         table.try_reserve(merges.len()).map_err(|_| Error::memory(format!("no memory for {} merges", merges.len())))?;
         let mut skipped = 0;
-        let mut whole = vec![];
-        for (rank, merge) in merges.iter_bytes().enumerate() {
-            match resolve(vocab, merge, rank, &mut whole)? {
-                Some((left, right, id)) => {
-                    table.entry((left, right)).or_insert((rank as u32, id));
-                }
-                None => skipped += 1,
+        resolve_all(vocab, merges, |rank, ids| match ids {
+            Some((left, right, id)) => {
+                table.entry((left, right)).or_insert((rank as u32, id));
             }
-        }
+            None => skipped += 1,
+        })?;
         if skipped > 0 {
             log::warn!("tokenizer.ggml.merges: {skipped} of {} name no token", merges.len());
         }
@@ -83,9 +89,47 @@ impl Bpe {
     }
 }
 
+/// The ids of every merge, in the order of their ranks. The looking up is what a load waits for, and is shared by threads.
+fn resolve_all(vocab: &Vocab, merges: &Strings<'_>, mut take: impl FnMut(usize, Ids)) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS);
+    for start in (0..merges.len()).step_by(PART * threads) {
+        let firsts: Vec<usize> = (start..merges.len()).step_by(PART).take(threads).collect();
+        let parts: Vec<Result<Vec<Ids>>> = thread::scope(|scope| {
+            let spawn = |&first: &usize| {
+                let part = move || resolve_part(vocab, merges, first);
+                thread::Builder::new().spawn_scoped(scope, part).map_err(|_| first)
+            };
+            let others: Vec<_> = firsts[1..].iter().map(spawn).collect();
+            let own = resolve_part(vocab, merges, start);
+            let join = |other| match other {
+                Ok(thread) => ScopedJoinHandle::join(thread).unwrap_or_else(|panic| resume_unwind(panic)),
+                // A system that gives no thread leaves it to this one.
+                Err(first) => resolve_part(vocab, merges, first),
+            };
+            std::iter::once(own).chain(others.into_iter().map(join)).collect()
+        });
+        for (first, part) in firsts.into_iter().zip(parts) {
+            part?.into_iter().enumerate().for_each(|(i, ids)| take(first + i, ids));
+        }
+    }
+    Ok(())
+}
+
+/// Up to [`PART`] merges from rank `first` on.
+fn resolve_part(vocab: &Vocab, merges: &Strings<'_>, first: usize) -> Result<Vec<Ids>> {
+    let count = PART.min(merges.len() - first);
+    let mut part = Vec::new();
+    part.try_reserve_exact(count).map_err(|_| Error::memory(format!("no memory for {count} merges")))?;
+    let mut whole = vec![];
+    for (rank, merge) in merges.iter_bytes().enumerate().skip(first).take(PART) {
+        part.push(resolve(vocab, merge, rank, &mut whole)?);
+    }
+    Ok(part)
+}
+
 /// The two halves and the whole of a merge; `None` if one of them is no token. The halves are parted
 /// by the first space after the first byte.
-fn resolve(vocab: &Vocab, merge: &[u8], rank: usize, whole: &mut Vec<u8>) -> Result<Option<(u32, u32, u32)>> {
+fn resolve(vocab: &Vocab, merge: &[u8], rank: usize, whole: &mut Vec<u8>) -> Result<Ids> {
     let at = merge.iter().skip(1).position(|&b| b == b' ').map(|i| i + 1);
     let Some(at) = at.filter(|&at| at + 1 < merge.len()) else {
         return Err(Error::load(format!(
