@@ -69,6 +69,10 @@ impl Pinned {
         Ok(Self { gpu: gpu.clone(), ptr: ptr.cast(), bytes })
     }
 
+    pub(super) fn is_of(&self, gpu: &Arc<Gpu>) -> bool {
+        Arc::ptr_eq(&self.gpu, gpu)
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: allocated and owned; mapped in by the driver, so every byte has a value.
         unsafe { std::slice::from_raw_parts(self.ptr, self.bytes) }

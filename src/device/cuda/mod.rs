@@ -20,6 +20,7 @@ mod pass;
 mod place;
 mod products;
 mod raw;
+mod ring;
 mod row;
 mod scratch;
 mod upload;

@@ -7,9 +7,10 @@
 use super::driver::Ptr;
 use super::gpu::Gpu;
 use super::kernels::Launch;
-use super::memory::{DeviceMemory, Event, Pinned, Stream};
+use super::memory::{DeviceMemory, Event, Stream};
 use super::packed::{BLOCK_ROWS, Packed, TILE_ROWS, records, tiles};
 use super::params::Repack;
+use super::ring::{BUFFER_BYTES, BUFFERS, Buffer, MOST_BUFFER_BYTES};
 use crate::error::{Error, Result};
 use crate::gguf::Source;
 use crate::model::Weight;
@@ -18,14 +19,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Scope};
 
-const BUFFER_BYTES: usize = 8 << 20;
-const BUFFERS: usize = 12;
-const FIRST_BUFFERS: usize = 2;
+const FIRST_BUFFERS: usize = 4;
 const READERS: usize = 12;
-/// Streams that take jobs in turn, each with a staging area: one copies while the other repacks.
-const LANES: usize = 2;
+/// Streams that take jobs in turn, each with a staging area: one copies while others repack.
+const LANES: usize = 4;
 
 /// Part of a weight, and its place in a buffer and on the device.
 struct Piece {
@@ -50,7 +49,7 @@ pub(super) struct Target<'a> {
 type Job = Vec<Piece>;
 
 struct Filled {
-    buffer: Pinned,
+    buffer: Buffer,
     job: usize,
     read: Result<()>,
 }
@@ -58,12 +57,13 @@ struct Filled {
 /// Jobs being filled.
 struct Cutter {
     jobs: Vec<Job>,
+    buffer_bytes: usize,
     used: usize,
 }
 
 impl Cutter {
     fn room(&self) -> usize {
-        BUFFER_BYTES - self.used
+        self.buffer_bytes - self.used
     }
 
     fn next_job(&mut self) {
@@ -113,11 +113,17 @@ impl Cutter {
     }
 }
 
-/// Cuts all weights into jobs, in the file's order.
-fn jobs(plan: &Plan, target: &Target) -> Vec<Job> {
+/// Bytes of a buffer that holds a block of rows of every weight that is repacked.
+fn buffer_bytes(plan: &Plan, target: &Target) -> usize {
+    let packed = plan.weights.iter().zip(target.stored).filter(|(_, stored)| stored.is_some());
+    packed.map(|(w, _)| w.row_bytes() * BLOCK_ROWS).fold(BUFFER_BYTES, usize::max)
+}
+
+/// Cuts all weights into jobs for buffers of so many bytes, in the file's order.
+fn jobs(plan: &Plan, target: &Target, buffer_bytes: usize) -> Vec<Job> {
     let mut order: Vec<usize> = (0..plan.weights.len()).collect();
     order.sort_by_key(|&i| (plan.weights[i].data.part, plan.weights[i].data.offset));
-    let mut cutter = Cutter { jobs: vec![Vec::new()], used: 0 };
+    let mut cutter = Cutter { jobs: vec![Vec::new()], buffer_bytes, used: 0 };
     for i in order {
         let (weight, to) = (&plan.weights[i], target.base + target.places[i]);
         match &target.stored[i] {
@@ -132,7 +138,7 @@ fn jobs(plan: &Plan, target: &Target) -> Vec<Job> {
 struct Shared<'a> {
     jobs: &'a [Job],
     next: AtomicUsize,
-    free: Mutex<Receiver<Pinned>>,
+    free: Mutex<Receiver<Buffer>>,
     source: &'a Source,
     plan: &'a Plan,
 }
@@ -163,19 +169,19 @@ fn readers() -> usize {
 }
 
 /// Bytes that an upload takes on the device while it runs.
-pub(super) const STAGING_BYTES: u64 = (LANES * BUFFER_BYTES) as u64;
+pub(super) const STAGING_BYTES: u64 = (LANES * MOST_BUFFER_BYTES) as u64;
 
 /// Whether a block of this weight fits a buffer; if not, it must stay as it is.
 pub(super) fn fits_a_buffer(weight: &Weight) -> bool {
-    weight.row_bytes() <= BUFFER_BYTES / BLOCK_ROWS
+    weight.row_bytes() <= MOST_BUFFER_BYTES / BLOCK_ROWS
 }
 
 /// Gives `count` more buffers, or as many as there can be: the load only takes longer with fewer.
-fn pin(gpu: &Arc<Gpu>, count: usize, give: Sender<Pinned>) {
+fn give_more(gpu: &Arc<Gpu>, (count, bytes): (usize, usize), give: Sender<Buffer>) {
     let Ok(_entered) = gpu.enter() else {
         return;
     };
-    for buffer in (0..count).map(|_| Pinned::new(gpu, BUFFER_BYTES)) {
+    for buffer in (0..count).map(|_| Buffer::take(gpu, bytes)) {
         match buffer {
             Ok(buffer) => drop(give.send(buffer)),
             Err(e) => return log::debug!("fewer buffers for the load: {}", e.reason()),
@@ -191,8 +197,9 @@ pub(super) fn upload(
     target: Target,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
-    let jobs = jobs(plan, &target);
-    let staging = DeviceMemory::new(gpu, STAGING_BYTES, "the upload")?;
+    let buffer_bytes = buffer_bytes(plan, &target);
+    let jobs = jobs(plan, &target, buffer_bytes);
+    let staging = DeviceMemory::new(gpu, (LANES * buffer_bytes) as u64, "the upload")?;
     let streams = (0..LANES).map(|_| Stream::new(gpu)).collect::<Result<Vec<_>>>()?;
     let (give, free) = channel();
     let (send, filled) = channel();
@@ -200,34 +207,55 @@ pub(super) fn upload(
     thread::scope(|scope| {
         // Owned here, so that leaving early lets the readers go.
         let give = give;
-        for _ in 0..readers().min(jobs.len()) {
-            let send = send.clone();
-            let shared = &shared;
-            scope.spawn(move || read(shared, send));
-        }
-        drop(send);
+        start_readers(scope, &shared, send)?;
         // Pinning takes longer than copying: all but the first buffers are pinned while these are at work.
         for _ in 0..FIRST_BUFFERS.min(jobs.len()) {
-            let _ = give.send(Pinned::new(gpu, BUFFER_BYTES)?);
+            let _ = give.send(Buffer::take(gpu, buffer_bytes)?);
         }
         let (more, count) = (give.clone(), BUFFERS.min(jobs.len()).saturating_sub(FIRST_BUFFERS));
-        scope.spawn(move || pin(gpu, count, more));
+        let more = move || give_more(gpu, (count, buffer_bytes), more);
+        // Without a thread for it, the load goes on with the buffers that there are.
+        let _ = thread::Builder::new().name("orcd-pin".into()).spawn_scoped(scope, more);
         let in_flight = VecDeque::new();
-        let copying =
-            Copying { gpu, plan, streams: &streams, staging: &staging, jobs: &jobs, give, in_flight, lane: 0 };
+        let lanes = Lanes { streams: &streams, staging: &staging, buffer_bytes };
+        let copying = Copying { gpu, plan, lanes, jobs: &jobs, give, in_flight, lane: 0 };
         copying.run(filled, plan.weight_bytes(), progress)
     })
+}
+
+/// As many readers as there can be, at least one.
+fn start_readers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    shared: &'scope Shared<'scope>,
+    send: Sender<Filled>,
+) -> Result<()> {
+    for i in 0..readers().min(shared.jobs.len()) {
+        let send = send.clone();
+        let reader = thread::Builder::new().name("orcd-read".into()).spawn_scoped(scope, move || read(shared, send));
+        match reader {
+            Ok(_) => {}
+            Err(e) if i == 0 => return Err(Error::memory(format!("no thread to read the file: {e}"))),
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Lanes<'a> {
+    streams: &'a [Stream],
+    staging: &'a DeviceMemory,
+    buffer_bytes: usize,
 }
 
 struct Copying<'a> {
     gpu: &'a Arc<Gpu>,
     plan: &'a Plan,
-    streams: &'a [Stream],
-    staging: &'a DeviceMemory,
+    lanes: Lanes<'a>,
     jobs: &'a [Job],
     /// Dropped on return, which ends the readers.
-    give: Sender<Pinned>,
-    in_flight: VecDeque<(Pinned, usize, Event)>,
+    give: Sender<Buffer>,
+    in_flight: VecDeque<(Buffer, usize, Event)>,
     /// Whose turn it is.
     lane: usize,
 }
@@ -258,8 +286,8 @@ impl Copying<'_> {
 
     fn copy(&mut self, filled: Filled) -> Result<()> {
         let event = Event::new(self.gpu)?;
-        let stream = &self.streams[self.lane];
-        let staging = self.staging.ptr + (self.lane * BUFFER_BYTES) as u64;
+        let stream = &self.lanes.streams[self.lane];
+        let staging = self.lanes.staging.ptr + (self.lane * self.lanes.buffer_bytes) as u64;
         let pieces = &self.jobs[filled.job];
         let bytes = filled.buffer.bytes();
         let end = pieces.last().map_or(0, |p| p.at + p.bytes);
@@ -312,7 +340,7 @@ impl Drop for Copying<'_> {
     fn drop(&mut self) {
         if !self.in_flight.is_empty() {
             // The buffers go next: nothing may still be copied from them. An error was reported already.
-            self.streams.iter().for_each(|s| drop(s.synchronize()));
+            self.lanes.streams.iter().for_each(|s| drop(s.synchronize()));
         }
     }
 }
