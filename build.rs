@@ -3,7 +3,7 @@
 //!
 //! nvcc is searched for, never fetched: WORKER_ORCD_NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, ./.cuda. A file is
 //! compiled again only when it, a header or the flags changed, once for all profiles. WORKER_ORCD_CUDA_ARCHS (`90a`, `80,ptx`)
-//! narrows the architectures for development.
+//! narrows the architectures for development, WORKER_ORCD_CUDA_FLAGS adds flags.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -30,7 +30,9 @@ fn main() {
 }
 
 fn kernels() -> Result<(), String> {
-    for name in ["WORKER_ORCD_NVCC", "WORKER_ORCD_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for name in
+        ["WORKER_ORCD_NVCC", "WORKER_ORCD_CUDA_ARCHS", "WORKER_ORCD_CUDA_FLAGS", "CUDA_HOME", "CUDA_PATH", "PATH"]
+    {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=kernels");
@@ -96,6 +98,8 @@ fn flags() -> Vec<String> {
     let archs = if archs.trim().is_empty() { ARCHS.to_string() } else { archs };
     let mut flags: Vec<String> =
         ["--fatbin", "-O3", "-std=c++17", "--threads", "0", "-Wno-deprecated-gpu-targets"].map(String::from).to_vec();
+    let more = env::var("WORKER_ORCD_CUDA_FLAGS").unwrap_or_default();
+    flags.extend(more.split_whitespace().map(String::from));
     for arch in archs.split([',', ' ']).map(str::trim).filter(|a| !a.is_empty()) {
         flags.push(match arch {
             "ptx" => "-gencode=arch=compute_80,code=compute_80".to_string(),

@@ -156,7 +156,7 @@ __device__ __forceinline__ void sum_up(const BatchTile<PAIR>& b, Feed<PAIR>& fee
             const uint32_t each = b.matrix(0).kind == KIND_F16 ? 2048 : b.bytes(r);
             multiply(record, at + b.place(warp) * each, at + WARPS * b.args.slot_bytes, b.item, b.steps(r), lane, acc);
             __syncwarp();
-            if (lane == 0) barrier_arrive(&b.empty[slot]);
+            warp_arrive(&b.empty[slot], lane);
             if (++slot == stages) slot = 0, parity ^= 1;
         }
         close_chunk(sum, acc);
@@ -169,7 +169,7 @@ __device__ __forceinline__ void product_batch_body(const ProductArgs& args) {
     __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (threadIdx.x == 0)
-        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS);
+        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
     barrier_init_done();
     __syncthreads();
     dependents_may_start();

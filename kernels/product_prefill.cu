@@ -165,13 +165,13 @@ __device__ __forceinline__ void consume(const Prompt<T, PAIR>& p, const Record<K
             const uint32_t x = shared_address(p.x0 + slot * X_BYTES);
             const uint64_t descriptor = (uint64_t)((x & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
             half_step<0>(record, n, descriptor, acc);
-            if (before >= 0 && lane == 0) barrier_arrive(&p.empty[before]);
+            if (before >= 0) warp_arrive(&p.empty[before], lane);
             half_step<1>(record, n, descriptor, acc);
             before = slot;
             if (++slot == stages) slot = 0, parity ^= 1;
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(&p.weights_empty[weight_slot]);
+        warp_arrive(&p.weights_empty[weight_slot], lane);
         if (++weight_slot == weight_stages) weight_slot = 0, weight_parity ^= 1;
     }
     wgmma_wait<0>();
@@ -218,8 +218,8 @@ __device__ __forceinline__ void product_prefill_body(const ProductArgs& args) {
     __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES], weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS);
-        for (int i = 0; i < (int)args.weight_stages; ++i) fill_barrier_init(&weights_full[i]), barrier_init(&weights_empty[i], WARPS);
+        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
+        for (int i = 0; i < (int)args.weight_stages; ++i) fill_barrier_init(&weights_full[i]), barrier_init(&weights_empty[i], WARPS * WARP_ARRIVALS);
     }
     barrier_init_done();
     __syncthreads();

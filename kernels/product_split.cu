@@ -157,7 +157,7 @@ __device__ __forceinline__ void sum_up(const Split<T, PAIR>& b, Feed<T, PAIR>& f
             barrier_wait(&b.full[slot], parity);
             multiply(b, record, slot, r, warp, lane, acc);
             __syncwarp();
-            if (lane == 0) barrier_arrive(&b.empty[slot]);
+            warp_arrive(&b.empty[slot], lane);
             if (++slot == stages) slot = 0, parity ^= 1;
         }
     });
@@ -211,7 +211,7 @@ __device__ __forceinline__ void product_split_body(const ProductArgs& args) {
     __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (threadIdx.x == 0)
-        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS);
+        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
     barrier_init_done();
     __syncthreads();
     dependents_may_start();

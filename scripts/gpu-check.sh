@@ -16,6 +16,15 @@ executable() {
     cargo test --no-run --test "$1" 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p' | tail -1
 }
 
+# The check of the products, for Hopper and, compiled by the driver, for every other card.
+products() {
+    nvcc=${WORKER_ORCD_NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc .cuda/lib/python3*/site-packages/nvidia/cu13/bin/nvcc 2>/dev/null | head -1)}
+    "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$1" \
+        -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80 \
+        tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
+        kernels/product_batch.cu kernels/product_split.cu kernels/product_prefill.cu
+}
+
 pack() {
     mkdir -p "$1"
     to=$(cd "$1" && pwd)
@@ -25,6 +34,7 @@ pack() {
         [ -n "$file" ] || { echo "the test $name does not build" >&2; exit 1; }
         strip -o "$to/test-$name" "$file"
     done
+    products "$to/products"
     cargo build
     strip -o "$to/libworker_orcd.so" target/debug/libworker_orcd.so
     for source in tests/c/*.c; do
@@ -54,10 +64,20 @@ run() {
     WORKER_ORCD_GOLDENS=${WORKER_ORCD_GOLDENS:-$1/goldens}
     export WORKER_ORCD_GOLDENS WORKER_ORCD_TEST_DEVICE=cuda WORKER_ORCD_DEVICE=cuda
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
-    for test in golden_models company window far_rows nothing stubs; do
+    check "products" ./products check
+    for test in steps golden_models company window far_rows nothing stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
-    check "device, generic kernels: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models
+    check "kernels of the file's layout: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models
+    # The code of older cards, which the driver compiles for this one, and their shared memory.
+    for bytes in 101376 166912; do
+        check "$bytes bytes shared: steps" env WORKER_ORCD_CUDA_SHARED=$bytes ./test-gpu --test-threads=1 steps
+    done
+    older="env CUDA_FORCE_PTX_JIT=1 WORKER_ORCD_CUDA_SHARED=101376"
+    check "code of sm_80: products" $older ./products check
+    for test in steps golden_models company; do
+        check "code of sm_80: $test" $older ./test-gpu --test-threads=1 "$test"
+    done
     check "engine" ./test-engine --test-threads=1
     for program in ./c-*; do
         argument=
@@ -68,8 +88,10 @@ run() {
         few=$(mktemp -d)
         cp goldens/llama-256-q4_k.* goldens/gptoss-256-mxfp4_moe.* goldens/gemma3-256-q4_0.* "$few/"
         for tool in memcheck initcheck synccheck; do
-            check "sanitizer: $tool" env WORKER_ORCD_GOLDENS="$few" \
-                compute-sanitizer --report-api-errors no --error-exitcode 9 --tool $tool ./test-gpu golden_models
+            watch="compute-sanitizer --report-api-errors no --error-exitcode 9 --tool $tool"
+            check "$tool: goldens" env WORKER_ORCD_GOLDENS="$few" $watch ./test-gpu golden_models
+            check "$tool: steps" $watch ./test-gpu --test-threads=1 steps_see
+            check "$tool: products" $watch ./products tiny
         done
         rm -rf "$few"
     fi

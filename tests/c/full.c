@@ -28,7 +28,9 @@ static void a_model_is_refused(const struct driver* d, CudaContext* context)
     int code = UNSET;
     CHECK(cuda_load_model(context, model_path("llama-f32.gguf"), &bytes, &code) == NULL);
     CHECK(code == CUDA_ERROR_OUT_OF_MEMORY && bytes == 12345);
-    CHECK(cuda_get_process_vram_usage(context) == held && free_bytes(d) == left);
+    /* Other models may have given back pages that they kept for later; nothing was taken. */
+    CHECK(cuda_get_process_vram_usage(context) <= held);
+    CHECK(free_bytes(d) - left == held - cuda_get_process_vram_usage(context));
 }
 
 /* Starts answers until one is refused; those that began give the text that each gives alone. */
