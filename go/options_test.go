@@ -9,16 +9,16 @@ import (
 	"unicode/utf8"
 )
 
-func TestOptions(t *testing.T) {
+var plain = Options{MaxTokens: 16, Temperature: 1, Seed: 7}
+
+func TestStatistics(t *testing.T) {
 	_, model := open(t)
-	plain := Options{MaxTokens: 16, Temperature: 1, Seed: 7}
 	inference, err := model.Start("Hello, world", plain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer inference.Close()
-	whole, err := inference.Text(context.Background())
-	if err != nil {
+	if _, err := inference.Text(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	s, err := inference.Statistics()
@@ -32,7 +32,10 @@ func TestOptions(t *testing.T) {
 	if err != nil || len(tokens) != s.Tokens || !math.IsNaN(float64(tokens[0].Logprob)) {
 		t.Fatalf("%v, %v", tokens, err)
 	}
+}
 
+func TestSampling(t *testing.T) {
+	_, model := open(t)
 	all := plain
 	all.TopK, all.TopP, all.MinP = 20, 0.9, 0.01
 	all.RepetitionPenalty, all.FrequencyPenalty, all.PresencePenalty = 1.2, 0.5, 0.5
@@ -45,7 +48,7 @@ func TestOptions(t *testing.T) {
 	if _, err := sampled.Text(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	tokens, err = sampled.Tokens(1)
+	tokens, err := sampled.Tokens(1)
 	if err != nil || len(tokens) == 0 {
 		t.Fatalf("%v, %v", tokens, err)
 	}
@@ -54,7 +57,11 @@ func TestOptions(t *testing.T) {
 			t.Fatalf("%+v", token)
 		}
 	}
+}
 
+func TestStops(t *testing.T) {
+	_, model := open(t)
+	whole := text(t, model, "Hello, world", plain)
 	half := len(whole) / 2
 	for !utf8.RuneStart(whole[half]) {
 		half--
@@ -106,7 +113,7 @@ func TestTokens(t *testing.T) {
 	check(t, err, InvalidParameter, "")
 }
 
-func TestLoadWith(t *testing.T) {
+func TestLoadWithOptions(t *testing.T) {
 	device, _ := open(t)
 	messages := make(chan string, 100)
 	log := func(level LogLevel, message string) {
@@ -143,7 +150,11 @@ func TestLoadWith(t *testing.T) {
 	if template, err := model.ChatTemplate(); err != nil || len(template) > 100000 {
 		t.Fatalf("%q, %v", template, err)
 	}
-	_, err = device.LoadWith(context.Background(), tiny(t), LoadOptions{Progress: func(d, a uint64) bool { return false }})
+}
+
+func TestALoadCanBeEnded(t *testing.T) {
+	device, _ := open(t)
+	_, err := device.LoadWith(context.Background(), tiny(t), LoadOptions{Progress: func(d, a uint64) bool { return false }})
 	check(t, err, ModelLoadFailed, "")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
