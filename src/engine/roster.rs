@@ -72,6 +72,13 @@ impl Roster {
         self.sequences.get(place)?.as_ref()
     }
 
+    /// How many are in their prompt, and how many answer.
+    pub fn crowd(&self) -> (usize, usize) {
+        let prompts = self.sequences.iter().flatten().filter(|s| s.in_prompt()).count();
+        let answers = self.sequences.iter().flatten().filter(|s| s.slot.is_some() && !s.in_prompt()).count();
+        (prompts, answers)
+    }
+
     /// The batch numbered `number`, the one after `submitted`, and the places of its segments; empty if nothing can go on.
     pub fn compose(&mut self, budget: Budget, number: u64, submitted: u64) -> (Batch, Vec<Place>) {
         self.seat(submitted);

@@ -162,7 +162,8 @@ impl Scheduler {
 
     /// Queues the next batch. False if nothing can go on, or the device would not take it.
     fn submit(&mut self) -> bool {
-        let budget = Budget::new(&self.limits, self.pace.chunk());
+        let (prompts, answers) = self.roster.crowd();
+        let budget = Budget::new(&self.limits, self.pace.chunk(prompts, answers));
         let (batch, places) = self.roster.compose(budget, self.number + 1, self.number);
         if batch.segments.is_empty() {
             return false;

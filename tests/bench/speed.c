@@ -7,8 +7,9 @@
  * load   seconds of the first cuda_init, of another one, and of cuda_load_model
  * -p     prompt tokens/s: the time from the start of an inference to its first piece, for each length
  * -d     tokens/s over 128 generated tokens with so many tokens before them, for each number
- * -s     so many inferences at once, prompts of 128 tokens that differ, 128 tokens each: generated tokens/s in all while
- *        all of them run, and over the whole time, prompts included
+ * -s     so many inferences at once, prompts of 128 tokens that differ, 128 tokens each: generated tokens/s in all between the
+ *        moment from which all of them answer and the first one's end, which is what llama.cpp's batched-bench gives (its prompts
+ *        are done before it begins to generate); and all generated tokens over the whole time, prompts included
  * -i     32 running answers are joined by a prompt of so many tokens: their longest wait, and the newcomer's first token
  *
  * Medians of RUNS. A prompt is made of words that are one token each in the usual vocabularies.
@@ -146,10 +147,14 @@ static void many(int n) {
             for (int j = 0; j < a[i].pieces; j++) inside += a[i].at[j] > from && a[i].at[j] <= to;
             generated += inside * ((double)GENERATED / a[i].pieces);
         }
-        together[k] = generated / (to - from);
+        together[k] = to > from ? generated / (to - from) : 0;
         whole[k] = n * (double)GENERATED / (ended - began);
     }
-    printf("  %3d at once      %10.0f tokens/s, %.0f with prompts\n", n, median(together, runs), median(whole, runs));
+    double all = median(together, runs);
+    if (all > 0)
+        printf("  %3d at once      %10.0f tokens/s, %.0f with prompts\n", n, all, median(whole, runs));
+    else
+        printf("  %3d never answered all at once; %.0f tokens/s with prompts\n", n, median(whole, runs));
 }
 
 static void intruder(int tokens) {

@@ -1,5 +1,6 @@
 //! Speeds of the models in the folder that WORKER_ORCD_SPEED_MODELS names: load, prompt, and steps. With
-//! WORKER_ORCD_SPEED_STEPS=n nothing but n steps of one sequence, for a profiler.
+//! WORKER_ORCD_SPEED_STEPS=n nothing but n steps of WORKER_ORCD_SPEED_SLOTS sequences, or of one, and with
+//! WORKER_ORCD_SPEED_PROMPT=n nothing but a prompt of n tokens, twice: for a profiler.
 
 use super::gpu;
 use std::path::Path;
@@ -85,6 +86,10 @@ impl Bench {
     }
 }
 
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 fn bench(device: &dyn Device, path: &Path) {
     let gguf = Gguf::open(path).expect("a model");
     let spec = model::build(&gguf, Some(CONTEXT)).expect("a model");
@@ -96,8 +101,13 @@ fn bench(device: &dyn Device, path: &Path) {
     let mut b = Bench { plan, model, chunk: limits.batch_tokens.min(1024) };
     let context = b.plan.context;
     let one = b.pages(1, context.min(4608));
-    if let Some(steps) = std::env::var("WORKER_ORCD_SPEED_STEPS").ok().and_then(|n| n.parse().ok()) {
-        println!("{:.0} tokens/s over {steps} steps", b.steps(&one, 200, steps));
+    if let Some(steps) = number("WORKER_ORCD_SPEED_STEPS") {
+        let pages = b.pages(number("WORKER_ORCD_SPEED_SLOTS").unwrap_or(1), 256);
+        println!("{:.0} tokens/s over {steps} steps", b.steps(&pages, 200, steps));
+        return;
+    }
+    if let Some(tokens) = number("WORKER_ORCD_SPEED_PROMPT") {
+        println!("{:.6} s, {:.6} s", b.prompt(tokens, &one[0]), b.prompt(tokens, &one[0]));
         return;
     }
     let mut line = format!("{:28} load {load:.3} s", path.file_stem().unwrap_or_default().to_string_lossy());
