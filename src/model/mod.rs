@@ -6,6 +6,8 @@ mod arch;
 mod builder;
 mod keys;
 mod rope;
+#[cfg(test)]
+mod rope_tests;
 mod spec;
 
 pub use arch::{FAMILIES, Family, build};

@@ -38,9 +38,9 @@ pub fn rope(keys: &Keys, builder: &Builder, shape: &RopeShape) -> Result<Rope> {
         None => keys.positive_or_none("rope.scale_linear")?.unwrap_or(1.0),
     };
     match keys.text("rope.scaling.type")? {
-        None | Some("none") | Some("linear") => {
-            inv_freq.iter_mut().for_each(|f| *f /= factor);
-        }
+        Some("none") => {}
+        // Files before the key existed scale linearly.
+        None | Some("linear") => inv_freq.iter_mut().for_each(|f| *f /= factor),
         Some("yarn") => {
             yarn(keys, shape, (base, factor), &mut inv_freq)?;
             magnitude = (1.0 + 0.1 * factor.max(1.0).ln()) * attn_factor.unwrap_or(1.0);

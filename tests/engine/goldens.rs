@@ -79,6 +79,15 @@ impl Golden {
     }
 }
 
+impl Golden {
+    /// The first prompt that is a text, and the ids that follow at temperature 0.
+    pub fn greedy(&self) -> Option<(String, Vec<u32>)> {
+        let prompt = self.json["prompts"].as_array()?.iter().find(|p| p["text"].is_string())?;
+        let ids = prompt["greedy"].as_array()?.iter();
+        Some((prompt["text"].as_str()?.into(), ids.map(|id| id.as_u64().expect("an id") as u32).collect()))
+    }
+}
+
 fn answer(tokenizer: &Tokenizer, ids: &Value) -> String {
     let ids = ids.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32);
     let mut stream = Utf8Stream::new();

@@ -2,6 +2,7 @@
 
 mod goldens;
 mod logprobs;
+mod rows;
 mod soak;
 mod splits;
 

@@ -3,6 +3,7 @@
 use crate::support::golden::{Golden, Prompt, relative_l2};
 use crate::support::runner::{Runner, argmax};
 use worker_orcd::device::cpu::{Isa, device_with};
+use worker_orcd::plan::PAGE_TOKENS;
 
 /// Relative L2 error of the logits that is allowed.
 fn tolerance(types: &str, isa: Isa) -> f64 {
@@ -84,6 +85,31 @@ fn a_window_of_0_is_no_window() {
             let mut runner = Runner::new(device.as_ref(), &golden.file(), prompt.n_ctx);
             assert!(reading.starts_with("sliding window ignored"));
             run(&mut runner, prompt, 128, 1e-4).unwrap();
+        }
+    }
+}
+
+/// Windowed layers use a few pages in turn; with as many as the whole sequence needs, the logits are the same bits.
+#[test]
+fn pages_used_in_turn_do_not_show() {
+    const TOKENS: usize = 400;
+    const CHUNK: usize = 16;
+    for golden in Golden::all(&crate::support::goldens(), &["gemma3-f32", "gptoss-f32", "phi3-f32"]) {
+        let ids: Vec<u32> = golden.prompts.iter().flat_map(|p| &p.ids).copied().cycle().take(TOKENS).collect();
+        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512] {
+            let Ok(device) = device_with(isa) else { continue };
+            let run = |rows| {
+                let mut runner = Runner::with_rows(device.as_ref(), &golden.gguf(), 512, rows);
+                let group = runner.plan.kv_groups.iter().find(|g| g.window.is_some()).expect("a window");
+                (group.pages_for(TOKENS, rows), runner.prefill(&ids, CHUNK))
+            };
+            let ((few, in_turn), (all, apart)) = (run(CHUNK), run(512));
+            assert!(2 * few < all && all == TOKENS.div_ceil(PAGE_TOKENS), "{few} of {all} pages");
+            assert!(
+                in_turn.iter().map(|x| x.to_bits()).eq(apart.iter().map(|x| x.to_bits())),
+                "{}, {isa}",
+                golden.name
+            );
         }
     }
 }

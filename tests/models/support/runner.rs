@@ -19,15 +19,20 @@ pub struct Runner {
 impl Runner {
     /// Loads the model for sequences of up to `context` tokens.
     pub fn new(device: &dyn Device, gguf: &Gguf, context: usize) -> Runner {
+        Self::with_rows(device, gguf, context, ROWS)
+    }
+
+    /// The same for batches of at most so many rows: the fewer, the fewer pages a window needs.
+    pub fn with_rows(device: &dyn Device, gguf: &Gguf, context: usize, rows: usize) -> Runner {
         let spec = model::build(gguf, Some(context)).unwrap();
         let plan = Arc::new(lower(&spec, Vec::new()));
         let mut limits = device.limits(&plan);
-        limits.batch_tokens = ROWS;
-        limits.logit_rows = ROWS;
+        limits.batch_tokens = rows;
+        limits.logit_rows = rows;
         let model = device.load(plan.clone(), gguf.source().clone(), limits, &mut |_, _| true).unwrap();
         let mut pages = PageTable::default();
         for (g, group) in plan.kv_groups.iter().enumerate() {
-            let n = group.pages_for(context, ROWS) as u32;
+            let n = group.pages_for(context, rows) as u32;
             model.kv.resize(g, n).unwrap();
             // Backwards, so that a page's number is not its place.
             pages.groups.push((0..n).rev().collect());
