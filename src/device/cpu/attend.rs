@@ -35,8 +35,8 @@ impl Context<'_> {
         let (n, n_embd) = (b.rows.len(), self.plan.n_embd);
         let integers = self.integers(&[&step.q, &step.k, &step.v].map(|l| l.weight));
         let len = n * n_embd;
-        self.norm(&step.norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.q8);
-        let input = b.q8.input(&b.x[..len], n_embd, integers);
+        self.norm(&step.norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.planes);
+        let input = b.planes.input(&b.x[..len], n_embd, integers);
         let linears = [&step.q, &step.k, &step.v];
         let widths = linears.map(|l| l.rows.len());
         let outs = [&mut b.q[..n * widths[0]], &mut b.k[..n * widths[1]], &mut b.v[..n * widths[2]]];

@@ -2,10 +2,9 @@
 
 use super::memory::Buffer;
 use super::pool::Chunks;
-use super::simd::{Form, Input, Isa};
+use super::simd::{Form, Input, Isa, Planes};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::quant::Q8View;
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -25,7 +24,7 @@ pub struct Sizes {
     pub pairs: usize,
     pub logit_rows: usize,
     /// Elements of activations in int8; 0 where no kernel reads them.
-    pub q8: usize,
+    pub planes: usize,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
     /// Elements of its tile: the most of a product, or the head of a query if that is more.
@@ -39,14 +38,14 @@ impl Sizes {
         let pairs = rows * plan.experts_used;
         let ffn_rows = rows.max(pairs);
         let widest = [rows * plan.n_embd, rows * plan.q_width, ffn_rows * plan.ffn_width, pairs * plan.n_embd];
-        let q8 = widest.into_iter().max().unwrap_or(0);
-        let integers = plan.weights.iter().any(|w| isa.form(w.ty) == Form::Q8);
+        let planes = widest.into_iter().max().unwrap_or(0);
+        let integers = plan.weights.iter().any(|w| isa.form(w.ty) == Form::Planes);
         let dim = plan.kv_groups.iter().map(|g| g.heads.dim).max().unwrap_or(0);
         Self {
             rows,
             pairs,
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
-            q8: if integers { q8 } else { 0 },
+            planes: if integers { planes } else { 0 },
             room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
             tile: TILE_ELEMENTS.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
@@ -60,9 +59,8 @@ impl Sizes {
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
             + self.threads * (self.room + 2 * self.tile);
-        let integers = 2 * self.q8;
-        let q8 = integers + integers / 32 * size_of::<f32>() + integers / 16 * size_of::<i16>();
-        (floats * size_of::<f32>() + q8) as u64
+        let planes = 2 * self.planes + self.planes / 32 * size_of::<f32>() + self.planes / 16 * size_of::<i32>();
+        (floats * size_of::<f32>() + planes) as u64
     }
 }
 
@@ -73,56 +71,42 @@ pub fn batch_tokens(plan: &Plan, isa: Isa) -> usize {
     (BATCH_BYTES / per_token.max(1)).clamp(BATCH_TOKENS.start, BATCH_TOKENS.end) / 32 * 32
 }
 
-/// Activations in int8.
-struct Plane {
+/// Room for activations in int8.
+pub struct PlaneBuffer {
     scales: Buffer<f32>,
-    sums: Buffer<i16>,
-    qs: Buffer<i8>,
+    sums: Buffer<i32>,
+    coarse: Buffer<i8>,
+    fine: Buffer<i8>,
 }
 
-/// A plane in runs of rows: scales, sums, integers.
-pub type PlaneChunks<'a> = (Chunks<'a, f32>, Chunks<'a, i16>, Chunks<'a, i8>);
+/// Planes in runs of rows: scales, sums, coarse and fine integers.
+pub type PlaneChunks<'a> = (Chunks<'a, f32>, Chunks<'a, i32>, Chunks<'a, i8>, Chunks<'a, i8>);
 
-impl Plane {
+impl PlaneBuffer {
     fn new(len: usize) -> Result<Self> {
-        Ok(Self { scales: Buffer::zeros(len / 32)?, sums: Buffer::zeros(len / 16)?, qs: Buffer::zeros(len)? })
-    }
-
-    fn view(&self, len: usize) -> Q8View<'_> {
-        Q8View { scales: &self.scales[..len / 32], sums: &self.sums[..len / 16], qs: &self.qs[..len] }
-    }
-
-    fn chunks(&mut self, len: usize, size: usize) -> PlaneChunks<'_> {
-        (
-            Chunks::new(&mut self.scales[..len / 32], size / 32),
-            Chunks::new(&mut self.sums[..len / 16], size / 16),
-            Chunks::new(&mut self.qs[..len], size),
-        )
-    }
-}
-
-/// Activations in int8, in two planes: the second has what the first leaves over. One plane is wrong by half a percent, which
-/// attention's exponential makes more of and which makes a router choose other experts; the second costs little, because
-/// unpacking weights takes most of a product's time.
-pub struct Q8Buffer {
-    coarse: Plane,
-    fine: Plane,
-}
-
-impl Q8Buffer {
-    fn new(sizes: &Sizes) -> Result<Self> {
-        Ok(Self { coarse: Plane::new(sizes.q8)?, fine: Plane::new(sizes.q8)? })
+        Ok(Self {
+            scales: Buffer::zeros(len / 32)?,
+            sums: Buffer::zeros(len / 16)?,
+            coarse: Buffer::zeros(len)?,
+            fine: Buffer::zeros(len)?,
+        })
     }
 
     /// Room for the planes of `len` values, in runs of `size`.
-    pub fn chunks(&mut self, len: usize, size: usize) -> (PlaneChunks<'_>, PlaneChunks<'_>) {
-        (self.coarse.chunks(len, size), self.fine.chunks(len, size))
+    pub fn chunks(&mut self, len: usize, size: usize) -> PlaneChunks<'_> {
+        (
+            Chunks::new(&mut self.scales[..len / 32], size / 32),
+            Chunks::new(&mut self.sums[..len / 16], size / 16),
+            Chunks::new(&mut self.coarse[..len], size),
+            Chunks::new(&mut self.fine[..len], size),
+        )
     }
 
     /// `float` [rows, cols] together with what has been quantised of it, if it has been.
     pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, integers: bool) -> Input<'a> {
-        let len = if integers { float.len() } else { 0 };
-        Input { cols, float, q8: self.coarse.view(len), fine: integers.then(|| self.fine.view(len)) }
+        let all = Planes { scales: &self.scales, sums: &self.sums, coarse: &self.coarse, fine: &self.fine };
+        let planes = all.part(0, if integers { float.len() } else { 0 });
+        Input { cols, float, planes: planes.unwrap_or_default() }
     }
 }
 
@@ -180,7 +164,7 @@ pub struct Buffers {
     /// Inputs, then outputs, of the experts [pairs, n_embd].
     pub pairs: Buffer<f32>,
     pub logits: Buffer<f32>,
-    pub q8: Q8Buffer,
+    pub planes: PlaneBuffer,
     pub ropes: Vec<RopeTable>,
     pub rooms: Vec<Mutex<Room>>,
     pub rows: Vec<Row>,
@@ -209,7 +193,7 @@ impl Buffers {
             router: Buffer::zeros(rows * plan.experts)?,
             pairs: Buffer::zeros(sizes.pairs * plan.n_embd)?,
             logits: Buffer::zeros(sizes.logit_rows * plan.n_vocab)?,
-            q8: Q8Buffer::new(sizes)?,
+            planes: PlaneBuffer::new(sizes.planes)?,
             ropes: plan.ropes.iter().map(|r| table(r.inv_freq.len())).collect::<Result<_>>()?,
             rooms: (0..sizes.threads).map(room).collect::<Result<_>>()?,
             rows: Vec::with_capacity(rows),

@@ -26,8 +26,8 @@ impl Context<'_> {
             plan::Input::Ffn => &b.ffn[..n * cols],
         };
         let integers = self.integers(&[linear.weight]);
-        self.quantise(from, cols, integers, &mut b.q8);
-        let input = b.q8.input(from, cols, integers);
+        self.quantise(from, cols, integers, &mut b.planes);
+        let input = b.planes.input(from, cols, integers);
         let width = n * self.plan.n_embd;
         match post_norm {
             None => self.add_linear(linear, input, &mut b.hidden[..width], &b.rooms),
@@ -54,8 +54,8 @@ impl Context<'_> {
         let n_embd = self.plan.n_embd;
         let len = b.rows.len() * n_embd;
         let integers = self.integers(&[gate.unwrap_or(up).weight, up.weight]);
-        self.norm(norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.q8);
-        let input = b.q8.input(&b.x[..len], n_embd, integers);
+        self.norm(norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.planes);
+        let input = b.planes.input(&b.x[..len], n_embd, integers);
         let width = up.rows.len();
         let block = self.block(b.rows.len(), width, n_embd);
         let grid = Grid::new(&mut b.ffn[..b.rows.len() * width], width, width, block);
@@ -83,9 +83,9 @@ impl Context<'_> {
         let (n, n_embd) = (b.rows.len(), self.plan.n_embd);
         let pairs = n * step.used;
         let integers = self.integers(&[step.router.weight]);
-        self.norm(&step.norm, &b.hidden[..n * n_embd], &mut b.x[..n * n_embd], integers, &mut b.q8);
+        self.norm(&step.norm, &b.hidden[..n * n_embd], &mut b.x[..n * n_embd], integers, &mut b.planes);
         let experts = step.router.rows.len();
-        let input = b.q8.input(&b.x[..n * n_embd], n_embd, integers);
+        let input = b.planes.input(&b.x[..n * n_embd], n_embd, integers);
         self.linear(&step.router, input, &mut b.router[..n * experts], &b.rooms);
         let longest = self.block(pairs, step.up.rows.len(), n_embd)[0];
         b.routing.choose(&b.router[..n * experts], experts, step.used, longest);
@@ -106,8 +106,8 @@ impl Context<'_> {
     fn expert_gate_up(&self, step: &Experts, b: &mut Buffers, pairs: usize) {
         let n_embd = self.plan.n_embd;
         let integers = self.integers(&[step.gate.weight, step.up.weight]);
-        self.quantise(&b.pairs[..pairs * n_embd], n_embd, integers, &mut b.q8);
-        let input = b.q8.input(&b.pairs[..pairs * n_embd], n_embd, integers);
+        self.quantise(&b.pairs[..pairs * n_embd], n_embd, integers, &mut b.planes);
+        let input = b.planes.input(&b.pairs[..pairs * n_embd], n_embd, integers);
         let width = step.up.rows.len();
         let block = self.block(pairs, width, n_embd)[1];
         let (routing, rooms) = (&b.routing, &b.rooms);
@@ -122,8 +122,8 @@ impl Context<'_> {
     fn expert_down(&self, step: &Experts, b: &mut Buffers, pairs: usize) {
         let (cols, width) = (step.up.rows.len(), self.plan.n_embd);
         let integers = self.integers(&[step.down.weight]);
-        self.quantise(&b.ffn[..pairs * cols], cols, integers, &mut b.q8);
-        let input = b.q8.input(&b.ffn[..pairs * cols], cols, integers);
+        self.quantise(&b.ffn[..pairs * cols], cols, integers, &mut b.planes);
+        let input = b.planes.input(&b.ffn[..pairs * cols], cols, integers);
         let (routing, rooms) = (&b.routing, &b.rooms);
         let block = self.block(pairs, width, cols)[1];
         let grid = Grid::listed(&mut b.pairs[..pairs * width], width, &routing.blocks, block);

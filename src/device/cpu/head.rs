@@ -51,8 +51,8 @@ impl Context<'_> {
             self.pool.each(Chunks::new(&mut b.x[..len], width), |_, i, x| {
                 normed.apply(&hidden[heads[i] * width..][..width], x);
             });
-            self.quantise(&b.x[..len], width, integers, &mut b.q8);
-            let input = b.q8.input(&b.x[..len], width, integers);
+            self.quantise(&b.x[..len], width, integers, &mut b.planes);
+            let input = b.planes.input(&b.x[..len], width, integers);
             self.linear(linear, input, &mut b.logits[..heads.len() * n_vocab], &b.rooms);
             let (rows, logits) = (&b.rows, &b.logits);
             self.pool.each(Chunks::new(&mut b.drawn[..heads.len()], 1), |_, i, drawn| {

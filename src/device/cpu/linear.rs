@@ -28,7 +28,7 @@ const PANEL: usize = 32;
 impl Context<'_> {
     /// Whether a product with any of these weights reads its input in int8.
     pub fn integers(&self, weights: &[WeightId]) -> bool {
-        weights.iter().any(|&w| self.isa.form(self.plan.weight(w).ty) == Form::Q8)
+        weights.iter().any(|&w| self.isa.form(self.plan.weight(w).ty) == Form::Planes)
     }
 
     /// How large the tiles of a product [rows, outputs] are.

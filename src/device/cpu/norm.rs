@@ -1,12 +1,10 @@
 //! Norms over rows, and the int8 form of what comes out.
 
-use super::buffers::Q8Buffer;
+use super::buffers::PlaneBuffer;
 use super::linear::Context;
 use super::pool::Chunks;
-use super::simd::Isa;
+use super::simd::{Isa, PlanesMut};
 use crate::model::{Norm, NormKind};
-use crate::quant::Q8Mut;
-use crate::quant::q8::GROUP;
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 4;
@@ -47,47 +45,33 @@ impl<'a> Context<'a> {
     }
 
     /// out [rows, width] = norm(x), and in int8 where a kernel reads that.
-    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], integers: bool, q8: &mut Q8Buffer) {
+    pub fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], integers: bool, planes: &mut PlaneBuffer) {
         let normed = self.normed(norm);
         let (len, width) = (out.len(), self.plan.n_embd);
-        let parts = (Chunks::new(out, ROWS * width), integers.then(|| q8.chunks(len, ROWS * width)));
+        let parts = (Chunks::new(out, ROWS * width), integers.then(|| planes.chunks(len, ROWS * width)));
         self.pool.each(parts, |_, i, (out, planes)| {
             let x = &x[i * ROWS * width..][..out.len()];
             x.chunks_exact(width).zip(out.chunks_exact_mut(width)).for_each(|(x, out)| normed.apply(x, out));
             if let Some(planes) = planes {
-                self.isa.quantise_planes(out, planes);
+                self.isa.quantise(out, mutable(planes));
             }
         });
     }
 
     /// Quantises `x`, rows of `width`.
-    pub fn quantise(&self, x: &[f32], width: usize, integers: bool, q8: &mut Q8Buffer) {
+    pub fn quantise(&self, x: &[f32], width: usize, integers: bool, planes: &mut PlaneBuffer) {
         if integers {
-            self.pool.each(q8.chunks(x.len(), ROWS * width), |_, i, planes| {
+            self.pool.each(planes.chunks(x.len(), ROWS * width), |_, i, planes| {
                 let start = i * ROWS * width;
-                self.isa.quantise_planes(&x[start..(start + ROWS * width).min(x.len())], planes);
+                self.isa.quantise(&x[start..(start + ROWS * width).min(x.len())], mutable(planes));
             });
         }
     }
 }
 
-type Plane<'a> = (&'a mut [f32], &'a mut [i16], &'a mut [i8]);
+/// The parts of chunks of planes.
+type Parts<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [i8], &'a mut [i8]);
 
-impl Isa {
-    /// The int8 form of rows of activations, and that of what it leaves over.
-    fn quantise_planes(self, x: &[f32], (coarse, fine): (Plane<'_>, Plane<'_>)) {
-        let (scales, sums, qs) = coarse;
-        self.quantise(x, Q8Mut { scales, sums, qs });
-        let (fine_scales, fine_sums, fine_qs) = fine;
-        for (i, x) in x.chunks_exact(GROUP).enumerate() {
-            let qs = &qs[i * GROUP..][..GROUP];
-            let rest: [f32; GROUP] = std::array::from_fn(|j| x[j] - scales[i] * f32::from(qs[j]));
-            let out = Q8Mut {
-                scales: &mut fine_scales[i..=i],
-                sums: &mut fine_sums[2 * i..2 * i + 2],
-                qs: &mut fine_qs[i * GROUP..][..GROUP],
-            };
-            self.quantise(&rest, out);
-        }
-    }
+fn mutable((scales, sums, coarse, fine): Parts<'_>) -> PlanesMut<'_> {
+    PlanesMut { scales, sums, coarse, fine }
 }

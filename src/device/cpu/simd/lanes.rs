@@ -4,7 +4,7 @@
 //! of `elementwise` and `attention`. [`Plain`] is the width for any CPU: products and sums rounded separately, the standard
 //! library's exponential, so that the portable path stays an oracle.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// # Safety
 /// Of all its functions: the CPU has the instruction set, and pointers lead to `N` elements.
@@ -14,6 +14,7 @@ pub trait Lanes: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn load_f16(from: *const f16) -> Self;
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -29,10 +30,16 @@ pub trait Lanes: Copy {
     unsafe fn exp(self) -> Self;
     /// The sum of the lanes, halves upon each other.
     unsafe fn sum(self) -> f32;
+    /// The sums of four.
+    #[inline(always)]
+    unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { [a.sum(), b.sum(), c.sum(), d.sum()] }
+    }
     unsafe fn largest(self) -> f32;
 }
 
-/// An element of the KV cache.
+/// An element of the KV cache, or of a matrix that is not quantised.
 pub trait Element: Copy {
     /// # Safety
     /// As for [`Lanes`].
@@ -58,6 +65,19 @@ impl Element for f16 {
     unsafe fn load<L: Lanes>(from: *const f16) -> L {
         // SAFETY: the caller's promise.
         unsafe { L::load_f16(from) }
+    }
+
+    #[inline(always)]
+    fn float(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const bf16) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_bf16(from) }
     }
 
     #[inline(always)]
@@ -95,6 +115,12 @@ impl Lanes for Plain {
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: the caller's promise.
         Self(unsafe { from.cast::<[f16; 8]>().read() }.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[bf16; 8]>().read() }.map(bf16::to_f32))
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! The vectors of AVX2 and of AVX-512, and the exponential on them.
 
 use super::lanes::Lanes;
-use half::f16;
+use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 /// Functions that are one expression of intrinsics each.
@@ -46,6 +46,10 @@ impl Lanes for __m512 {
         splat(x: f32) -> Self = _mm512_set1_ps(x);
         load(from: *const f32) -> Self = _mm512_loadu_ps(from);
         load_f16(from: *const f16) -> Self = _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+        load_bf16(from: *const bf16) -> Self = {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        };
         store(self: Self, to: *mut f32) -> () = _mm512_storeu_ps(to, self);
         add(self: Self, other: Self) -> Self = _mm512_add_ps(self, other);
         sub(self: Self, other: Self) -> Self = _mm512_sub_ps(self, other);
@@ -57,6 +61,17 @@ impl Lanes for __m512 {
         sum(self: Self) -> f32 = {
             let halves = _mm256_add_ps(_mm512_castps512_ps256(self), _mm512_extractf32x8_ps::<1>(self));
             halves.sum()
+        };
+        sums(v: [Self; 4]) -> [f32; 4] = {
+            let [a, b, c, d] = v;
+            let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            let all = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let pairs = _mm512_add_ps(all, _mm512_shuffle_ps::<0b11_10_11_10>(all, all));
+            let ones = _mm512_add_ps(pairs, _mm512_shuffle_ps::<1>(pairs, pairs));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, ones)));
+            out
         };
         largest(self: Self) -> f32 = {
             let halves = _mm256_max_ps(_mm512_castps512_ps256(self), _mm512_extractf32x8_ps::<1>(self));
@@ -80,6 +95,10 @@ impl Lanes for __m256 {
         splat(x: f32) -> Self = _mm256_set1_ps(x);
         load(from: *const f32) -> Self = _mm256_loadu_ps(from);
         load_f16(from: *const f16) -> Self = _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
+        load_bf16(from: *const bf16) -> Self = {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        };
         store(self: Self, to: *mut f32) -> () = _mm256_storeu_ps(to, self);
         add(self: Self, other: Self) -> Self = _mm256_add_ps(self, other);
         sub(self: Self, other: Self) -> Self = _mm256_sub_ps(self, other);

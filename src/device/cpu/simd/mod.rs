@@ -19,10 +19,11 @@ mod rows;
 mod x86;
 
 pub use attention::{Page, QUERIES, Queries, State};
+pub use quantise::{Planes, PlanesMut};
 
 use super::pool::Tile;
 use crate::error::{Error, Result};
-use crate::quant::{Q8View, QuantType};
+use crate::quant::QuantType;
 use std::fmt;
 use std::ops::Range;
 
@@ -42,8 +43,8 @@ pub enum Isa {
 pub enum Form {
     /// f32
     Float,
-    /// int8 in groups of 32, as `quant::q8` defines them.
-    Q8,
+    /// Two planes of int8, as [`Planes`] defines them.
+    Planes,
 }
 
 /// Rows of a matrix that follow each other in the file.
@@ -60,9 +61,7 @@ pub struct WeightRows<'a> {
 pub struct Input<'a> {
     pub cols: usize,
     pub float: &'a [f32],
-    pub q8: Q8View<'a>,
-    /// What `q8` leaves over, in the same form, where the product has to be more exact: the two products are added.
-    pub fine: Option<Q8View<'a>>,
+    pub planes: Planes<'a>,
 }
 
 impl<'a> WeightRows<'a> {
@@ -75,21 +74,15 @@ impl<'a> Input<'a> {
     /// The rows `rows` alone.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let (start, len) = (rows.start * self.cols, rows.len() * self.cols);
-        let empty = Q8View { scales: &[], sums: &[], qs: &[] };
         Self {
             cols: self.cols,
             float: self.float.get(start..start + len).unwrap_or_default(),
-            q8: self.q8.part(start, len).unwrap_or(empty),
-            fine: self.fine.and_then(|f| f.part(start, len)),
+            planes: self.planes.part(start, len).unwrap_or_default(),
         }
     }
 
     pub fn float_row(&self, t: usize) -> &'a [f32] {
         &self.float[t * self.cols..][..self.cols]
-    }
-
-    pub fn q8_row(&self, t: usize) -> Q8View<'a> {
-        self.q8.part(t * self.cols, self.cols).expect("the rows of a tile are rows of its input")
     }
 }
 
@@ -166,7 +159,7 @@ impl Isa {
 
     /// The form of the activations that the kernel for `ty` reads.
     pub fn form(self, ty: QuantType) -> Form {
-        if self != Isa::Portable && ty.block_len() > 1 { Form::Q8 } else { Form::Float }
+        if self != Isa::Portable && ty.block_len() > 1 { Form::Planes } else { Form::Float }
     }
 
     /// out[t][r] = weights.row(r) · input.row(t), for the tile's rows t and columns r, both counted from 0. `room` holds at

@@ -27,7 +27,6 @@ impl Lanes for Avx2 {
 
     const LANES: usize = 8;
     const TOKENS: usize = 2;
-    const FLOAT_TOKENS: usize = 6;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -101,7 +100,6 @@ impl Lanes for Avx2 {
         };
         splat_float(value: f32) -> __m256 = _mm256_set1_ps(value);
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
-        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
         store(at: *mut u8, value: __m256i) -> () = _mm256_storeu_si256(at.cast(), value);

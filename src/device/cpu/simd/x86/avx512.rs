@@ -23,7 +23,6 @@ impl Lanes for Avx512 {
 
     const LANES: usize = 16;
     const TOKENS: usize = 4;
-    const FLOAT_TOKENS: usize = 12;
     const SIGNED_OFFSET: i32 = 128;
 
     ops! {
@@ -75,7 +74,6 @@ impl Lanes for Avx512 {
         };
         splat_float(value: f32) -> __m512 = _mm512_set1_ps(value);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
-        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
         store(at: *mut u8, value: __m512i) -> () = _mm512_storeu_si512(at.cast(), value);

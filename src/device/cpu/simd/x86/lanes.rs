@@ -5,7 +5,10 @@
 //! reason: they may only be reached from code that was compiled for the instruction set and runs on a CPU that has it.
 
 use std::arch::asm;
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+
+/// Bytes between what the first cache is asked for and what the second is.
+const FURTHER: usize = 24 << 10;
 
 /// Rows of weights whose blocks are read together, as many as a vector has lanes.
 #[derive(Clone, Copy)]
@@ -19,13 +22,18 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Asks for `LINES` lines in the place of byte `at` of `LANES` rows.
+    /// Asks for `LINES` lines in the place of byte `at` of `LANES` rows: for the nearest cache, and further on for the
+    /// second, since those on their way to the first are few.
     #[inline(always)]
     pub fn fetch<const LANES: usize, const LINES: usize>(self, at: usize) {
         let next = self.next.wrapping_add(LANES * at);
         for line in 0..LINES {
+            let line = next.wrapping_add(64 * line);
             // SAFETY: a prefetch reads nothing; any address will do.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64 * line).cast()) };
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(FURTHER).cast());
+            }
         }
     }
 
@@ -67,8 +75,6 @@ pub trait Lanes: Copy {
     const LANES: usize;
     /// Tokens that an integer kernel works on at once.
     const TOKENS: usize;
-    /// Tokens that a float kernel works on at once.
-    const FLOAT_TOKENS: usize;
     /// What [`Lanes::signed`] adds to codes of eight bits.
     const SIGNED_OFFSET: i32;
 
@@ -113,7 +119,6 @@ pub trait Lanes: Copy {
 
     unsafe fn splat_float(value: f32) -> Self::Float;
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
-    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
     /// a * b + c, rounded once.
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
 

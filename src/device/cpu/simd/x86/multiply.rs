@@ -1,36 +1,37 @@
 //! From panels and tokens to sums: the products themselves.
 //!
 //! Each sum belongs to one row and one token, and is added to in the order of the columns, so nothing else shows in its bits.
-//! The integer product of a group is exact; it then costs one rounding for its scale and one for the sum.
+//! The integer product of a group is exact, with both planes of the activations in it; it then costs one rounding for its scale
+//! and one for the sum.
 
 use super::lanes::{Lanes, MAX_LANES};
-use super::panel::{FLOAT_COLS, Panel};
+use super::panel::{HALVES, Panel};
+use crate::device::cpu::simd::quantise::FINE_BITS;
 
 /// Panels that share the tokens they are multiplied with.
 pub const PANELS: usize = 2;
 /// Groups of 32 in a panel.
-const GROUPS: usize = 8;
+pub const GROUPS: usize = 8;
 
-/// Rows of activations, from the first one that is wanted.
+/// Rows of activations, from the first one that is wanted: `Planes` as pointers.
 #[derive(Clone, Copy)]
 pub struct Tokens {
-    pub floats: *const f32,
-    pub qs: *const i8,
     pub scales: *const f32,
-    pub sums: *const i16,
+    pub sums: *const i32,
+    pub coarse: *const i8,
+    pub fine: *const i8,
     /// Elements of a row.
     pub cols: usize,
 }
 
-/// The sums of one token: of each panel, of each row.
+/// The sums of one token: of each panel, of each row. They are `1 << FINE_BITS` times too large.
 pub type Sums = [[f32; MAX_LANES]; PANELS];
 
-/// Which columns the panels hold, and what is to be taken off each code.
+/// Which columns the panels hold, in groups of 32, and what is to be taken off each code.
 #[derive(Clone, Copy)]
 pub struct Columns {
     pub first: usize,
-    /// Groups of 32, or columns of floats.
-    pub units: usize,
+    pub groups: usize,
     pub offset: i32,
 }
 
@@ -39,24 +40,125 @@ impl Tokens {
     /// There are more than `t` rows.
     #[inline(always)]
     unsafe fn from(self, t: usize) -> Self {
-        // SAFETY: the caller says that there are so many rows, in whichever form is in use; the other is not looked at.
-        Self {
-            floats: self.floats.wrapping_add(t * self.cols),
-            qs: self.qs.wrapping_add(t * self.cols),
-            scales: self.scales.wrapping_add(t * self.cols / 32),
-            sums: self.sums.wrapping_add(t * self.cols / 16),
-            cols: self.cols,
+        // SAFETY: the caller says that there are so many rows.
+        unsafe { self.skip(t * self.cols) }
+    }
+
+    /// # Safety
+    /// There are so many elements, a multiple of 32.
+    #[inline(always)]
+    pub unsafe fn skip(self, elements: usize) -> Self {
+        // SAFETY: the caller says that there are so many elements.
+        unsafe {
+            Self {
+                scales: self.scales.add(elements / 32),
+                sums: self.sums.add(elements / 16),
+                coarse: self.coarse.add(elements),
+                fine: self.fine.add(elements),
+                cols: self.cols,
+            }
+        }
+    }
+
+    /// 16 activations of the first row in all lanes, four to a vector: of the fine plane or of the coarse one.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; there are so many.
+    #[inline(always)]
+    pub unsafe fn spread<V: Lanes, const FINE: bool>(self, half: usize) -> [V::Int; 4] {
+        // SAFETY: the caller vouches for all.
+        unsafe {
+            let x = if FINE { self.fine } else { self.coarse }.add(16 * half);
+            [V::spread(x), V::spread(x.add(4)), V::spread(x.add(8)), V::spread(x.add(12))]
         }
     }
 }
 
+/// What one token brings to a panel, beside its integers: with a minimum, the sums of its activations; without, where the
+/// integer sums begin, which takes the offset of the codes off.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Aside {
+    pub mins: [f32; HALVES],
+    pub starts: [i32; HALVES],
+}
+
+impl Aside {
+    pub const fn new() -> Self {
+        Self { mins: [0.0; HALVES], starts: [0; HALVES] }
+    }
+
+    /// # Safety
+    /// The token has these columns, from its first on.
+    #[inline(always)]
+    pub unsafe fn fill<const HALF: bool, const MIN: bool>(&mut self, columns: Columns, token: Tokens) {
+        match columns.groups {
+            // SAFETY: the caller's promise; the number is told so that the compiler unrolls.
+            GROUPS => unsafe { self.fill_groups::<HALF, MIN>(columns, token, GROUPS) },
+            // SAFETY: the caller's promise.
+            fewer => unsafe { self.fill_groups::<HALF, MIN>(columns, token, fewer) },
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fill_groups<const HALF: bool, const MIN: bool>(
+        &mut self,
+        columns: Columns,
+        token: Tokens,
+        groups: usize,
+    ) {
+        for g in 0..groups.min(GROUPS) {
+            // SAFETY: these groups are among the columns.
+            let (scale, a, b) = unsafe { (*token.scales.add(g), *token.sums.add(2 * g), *token.sums.add(2 * g + 1)) };
+            match (HALF, MIN) {
+                (true, true) => [self.mins[2 * g], self.mins[2 * g + 1]] = [scale * a as f32, scale * b as f32],
+                (false, true) => self.mins[g] = scale * (a + b) as f32,
+                (true, false) => {
+                    [self.starts[2 * g], self.starts[2 * g + 1]] = [-columns.offset * a, -columns.offset * b];
+                }
+                (false, false) => self.starts[g] = -columns.offset * (a + b),
+            }
+        }
+    }
+}
+
+/// Adds a group's integer sums, weighed, to a total. `weights` gives scale and minimum `i` of the rows.
+///
+/// # Safety
+/// As for [`Lanes`]; there are these scales.
+#[inline(always)]
+pub unsafe fn weigh<V: Lanes, const HALF: bool, const MIN: bool>(
+    total: V::Float,
+    steps: [V::Int; 2],
+    (scales, mins): ([V::Float; 2], [V::Float; 2]),
+    (scale, min): (V::Float, [f32; 2]),
+) -> V::Float {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let first = V::to_float(steps[0]);
+        let mut total = if HALF {
+            let both = V::mul_add(V::to_float(steps[1]), scales[1], V::mul(first, scales[0]));
+            V::mul_add(both, scale, total)
+        } else {
+            V::mul_add(first, V::mul(scales[0], scale), total)
+        };
+        if MIN {
+            total = V::mul_add(mins[0], V::splat_float(min[0]), total);
+        }
+        if MIN && HALF {
+            total = V::mul_add(mins[1], V::splat_float(min[1]), total);
+        }
+        total
+    }
+}
+
 /// Adds the product of the panels with each token to its sums. A type has codes of `BITS` bits, a scale for each 32 or, with
-/// `HALVES`, for each 16, and a minimum beside each scale with `MIN`.
+/// `HALF`, for each 16, and a minimum beside each scale with `MIN`.
 ///
 /// # Safety
 /// As for [`Lanes`]; the panels and the tokens have these columns, and there are as many tokens as sums.
 #[inline(always)]
-pub unsafe fn integers<V: Lanes, const BITS: u32, const HALVES: bool, const MIN: bool>(
+pub unsafe fn integers<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool>(
     panels: &[Panel; PANELS],
     columns: Columns,
     tokens: Tokens,
@@ -67,55 +169,20 @@ pub unsafe fn integers<V: Lanes, const BITS: u32, const HALVES: bool, const MIN:
         let count = V::TOKENS.min(sums.len() - t);
         // SAFETY: the caller vouches for all; each call takes the sums that it is handed, at least `count`.
         unsafe {
-            let (tokens, sums) = (tokens.from(t), &mut sums[t..]);
+            let (tokens, sums) = (tokens.from(t).skip(32 * columns.first), &mut sums[t..]);
             match count {
-                4 => integer_tile::<V, BITS, HALVES, MIN, 4>(panels, columns, tokens, sums),
-                3 => integer_tile::<V, BITS, HALVES, MIN, 3>(panels, columns, tokens, sums),
-                2 => integer_tile::<V, BITS, HALVES, MIN, 2>(panels, columns, tokens, sums),
-                _ => integer_tile::<V, BITS, HALVES, MIN, 1>(panels, columns, tokens, sums),
+                4 => integer_tile::<V, BITS, HALF, MIN, 4>(panels, columns, tokens, sums),
+                3 => integer_tile::<V, BITS, HALF, MIN, 3>(panels, columns, tokens, sums),
+                2 => integer_tile::<V, BITS, HALF, MIN, 2>(panels, columns, tokens, sums),
+                _ => integer_tile::<V, BITS, HALF, MIN, 1>(panels, columns, tokens, sums),
             }
         }
         t += count;
     }
 }
 
-/// What one token brings to a panel, beside its integers: with a minimum, the sums of its activations; without, where the
-/// integer sums begin, which takes the offset of the codes off.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Aside {
-    mins: [f32; 2 * GROUPS],
-    starts: [i32; 2 * GROUPS],
-}
-
-/// # Safety
-/// The token has these columns.
 #[inline(always)]
-unsafe fn aside<const HALVES: bool, const MIN: bool>(
-    aside: &mut Aside,
-    columns: Columns,
-    token: Tokens,
-    groups: usize,
-) {
-    for g in 0..groups {
-        // SAFETY: these groups are among the columns.
-        let (scale, a, b) = unsafe {
-            let sums = token.sums.add(2 * (columns.first + g));
-            (*token.scales.add(columns.first + g), i32::from(*sums), i32::from(*sums.add(1)))
-        };
-        match (HALVES, MIN) {
-            (true, true) => [aside.mins[2 * g], aside.mins[2 * g + 1]] = [scale * a as f32, scale * b as f32],
-            (false, true) => aside.mins[g] = scale * (a + b) as f32,
-            (true, false) => {
-                [aside.starts[2 * g], aside.starts[2 * g + 1]] = [-columns.offset * a, -columns.offset * b]
-            }
-            (false, false) => aside.starts[g] = -columns.offset * (a + b),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALVES: bool, const MIN: bool, const T: usize>(
+unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool, const T: usize>(
     panels: &[Panel; PANELS],
     columns: Columns,
     tokens: Tokens,
@@ -123,15 +190,11 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALVES: bool, const MIN:
 ) {
     // SAFETY: the caller vouches for T tokens, as many sums, and the columns.
     unsafe {
-        let mut asides = [Aside { mins: [0.0; 2 * GROUPS], starts: [0; 2 * GROUPS] }; T];
+        let mut asides = [Aside::new(); T];
         let mut rows = [tokens; T];
-        for (t, asides) in asides.iter_mut().enumerate() {
-            let row = tokens.from(t);
-            rows[t] = row;
-            match columns.units {
-                GROUPS => aside::<HALVES, MIN>(asides, columns, row, GROUPS),
-                fewer => aside::<HALVES, MIN>(asides, columns, row, fewer),
-            }
+        for (t, aside) in asides.iter_mut().enumerate() {
+            rows[t] = tokens.from(t);
+            aside.fill::<HALF, MIN>(columns, rows[t]);
         }
         let mut totals = [[V::splat_float(0.0); PANELS]; T];
         for t in 0..T {
@@ -140,53 +203,16 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALVES: bool, const MIN:
             }
         }
         // The bound tells the compiler that the groups are inside what lies aside.
-        for g in 0..columns.units.min(GROUPS) {
-            let mut starts = [[V::splat(0); 2]; T];
-            let mut scales = [V::splat_float(0.0); T];
+        for g in 0..columns.groups.min(GROUPS) {
+            let steps = group::<V, BITS, HALF, MIN, T>(panels, g, &rows, &asides);
+            let (i, j) = if HALF { (2 * g, 2 * g + 1) } else { (g, g) };
             for t in 0..T {
-                scales[t] = V::splat_float(*rows[t].scales.add(columns.first + g));
-                if !MIN && HALVES {
-                    starts[t] = [V::splat(asides[t].starts[2 * g]), V::splat(asides[t].starts[2 * g + 1])];
-                } else if !MIN {
-                    starts[t][0] = V::splat(asides[t].starts[g]);
-                }
-            }
-            let mut steps = [[[V::splat(0); PANELS]; T]; 2];
-            for half in 0..2 {
-                let w = [panels[0].codes::<V>(8 * g + 4 * half), panels[1].codes::<V>(8 * g + 4 * half)];
-                for t in 0..T {
-                    let x = rows[t].qs.add((columns.first + g) * 32 + 16 * half);
-                    let x = [V::spread(x), V::spread(x.add(4)), V::spread(x.add(8)), V::spread(x.add(12))];
-                    for p in 0..PANELS {
-                        let sum = match (HALVES, half) {
-                            (false, 1) => steps[0][t][p],
-                            _ => starts[t][half],
-                        };
-                        steps[if HALVES { half } else { 0 }][t][p] = V::dot::<BITS>(sum, &w[p], &x);
-                    }
-                }
-            }
-            for t in 0..T {
+                let token = (V::splat_float(*rows[t].scales.add(g)), [asides[t].mins[i], asides[t].mins[j]]);
                 for p in 0..PANELS {
-                    let first = V::to_float(steps[0][t][p]);
-                    totals[t][p] = if HALVES {
-                        let first = V::mul(first, panels[p].scale::<V>(2 * g));
-                        let second = V::to_float(steps[1][t][p]);
-                        let both = V::mul_add(second, panels[p].scale::<V>(2 * g + 1), first);
-                        V::mul_add(both, scales[t], totals[t][p])
-                    } else {
-                        V::mul_add(first, V::mul(panels[p].scale::<V>(g), scales[t]), totals[t][p])
-                    };
-                }
-            }
-            if MIN {
-                for i in if HALVES { 2 * g..2 * g + 2 } else { g..g + 1 } {
-                    for t in 0..T {
-                        let x = V::splat_float(asides[t].mins[i]);
-                        for p in 0..PANELS {
-                            totals[t][p] = V::mul_add(panels[p].min::<V>(i), x, totals[t][p]);
-                        }
-                    }
+                    let panel = &panels[p];
+                    let mins = if MIN { [panel.min::<V>(i), panel.min::<V>(j)] } else { [V::splat_float(0.0); 2] };
+                    let weights = ([panel.scale::<V>(i), panel.scale::<V>(j)], mins);
+                    totals[t][p] = weigh::<V, HALF, MIN>(totals[t][p], steps[t][p], weights, token);
                 }
             }
         }
@@ -198,60 +224,51 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALVES: bool, const MIN:
     }
 }
 
-/// The same for panels of floats.
-///
-/// # Safety
-/// As for [`integers`].
+/// The integer sums of a group, or of its halves: of the coarse plane, then 2^FINE_BITS times that and the fine one.
 #[inline(always)]
-pub unsafe fn floats<V: Lanes>(panels: &[Panel; PANELS], columns: Columns, tokens: Tokens, sums: &mut [Sums]) {
-    let mut t = 0;
-    while t < sums.len() {
-        let count = V::FLOAT_TOKENS.min(sums.len() - t);
-        // SAFETY: the caller vouches for all; each call takes the sums that it is handed, at least as many as it counts.
-        unsafe {
-            let (tokens, sums) = (tokens.from(t), &mut sums[t..]);
-            t += match count {
-                12 => float_tile::<V, 12>(panels, columns, tokens, sums),
-                6.. => float_tile::<V, 6>(panels, columns, tokens, sums),
-                4.. => float_tile::<V, 4>(panels, columns, tokens, sums),
-                2.. => float_tile::<V, 2>(panels, columns, tokens, sums),
-                _ => float_tile::<V, 1>(panels, columns, tokens, sums),
-            }
-        }
-    }
-}
-
-/// The columns of a panel are summed for themselves first: shorter sums have smaller errors. Returns T.
-#[inline(always)]
-unsafe fn float_tile<V: Lanes, const T: usize>(
+unsafe fn group<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool, const T: usize>(
     panels: &[Panel; PANELS],
-    columns: Columns,
-    tokens: Tokens,
-    sums: &mut [Sums],
-) -> usize {
-    debug_assert!(columns.units <= FLOAT_COLS);
-    // SAFETY: the caller vouches for T tokens, as many sums, and the columns.
+    g: usize,
+    rows: &[Tokens; T],
+    asides: &[Aside; T],
+) -> [[[V::Int; 2]; PANELS]; T] {
+    // SAFETY: the caller vouches for T tokens, and the columns.
     unsafe {
-        let mut rows = [tokens.floats; T];
-        for (t, row) in rows.iter_mut().enumerate() {
-            *row = tokens.from(t).floats.add(columns.first);
-        }
-        let mut totals = [[V::splat_float(0.0); PANELS]; T];
-        for k in 0..columns.units {
-            let w = [panels[0].floats::<V>(k), panels[1].floats::<V>(k)];
-            for t in 0..T {
-                let x = V::splat_float(*rows[t].add(k));
-                for p in 0..PANELS {
-                    totals[t][p] = V::mul_add(w[p], x, totals[t][p]);
+        let mut steps = [[[V::splat(0); 2]; PANELS]; T];
+        add_half::<V, BITS, T, false>(panels, 2 * g, rows, 0, &mut steps);
+        add_half::<V, BITS, T, false>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+        for (steps, aside) in steps.iter_mut().zip(asides) {
+            let starts = if HALF { [aside.starts[2 * g], aside.starts[2 * g + 1]] } else { [aside.starts[g]; 2] };
+            for step in steps {
+                for (step, start) in step.iter_mut().zip(starts) {
+                    let coarse = V::shl(*step, FINE_BITS);
+                    *step = if MIN { coarse } else { V::add_int(coarse, V::splat(start)) };
                 }
             }
         }
+        add_half::<V, BITS, T, true>(panels, 2 * g, rows, 0, &mut steps);
+        add_half::<V, BITS, T, true>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+        steps
+    }
+}
+
+/// Adds the products of half a group with a plane of each token to step `i`.
+#[inline(always)]
+unsafe fn add_half<V: Lanes, const BITS: u32, const T: usize, const FINE: bool>(
+    panels: &[Panel; PANELS],
+    half: usize,
+    rows: &[Tokens; T],
+    i: usize,
+    steps: &mut [[[V::Int; 2]; PANELS]; T],
+) {
+    // SAFETY: the caller vouches for T tokens, and the columns.
+    unsafe {
+        let w = [panels[0].codes::<V>(4 * half), panels[1].codes::<V>(4 * half)];
         for t in 0..T {
+            let x = rows[t].spread::<V, FINE>(half);
             for p in 0..PANELS {
-                let sum = V::load_float(sums[t][p].as_ptr());
-                V::store_float(sums[t][p].as_mut_ptr(), V::add(sum, totals[t][p]));
+                steps[t][p][i] = V::dot::<BITS>(steps[t][p][i], &w[p], &x);
             }
         }
     }
-    T
 }

@@ -1,8 +1,8 @@
-//! Every instruction set that this CPU has, against the scalar code, at every type and at awkward shapes.
+//! Every instruction set that this CPU has, against plain sums in f64, at every type and at awkward shapes.
 
 use super::*;
+use crate::device::cpu::simd::quantise::OwnedPlanes;
 use crate::quant::testing::{Rng, dequantised, random_row};
-use crate::quant::{self, Q8Row};
 
 /// What a product is made of.
 #[derive(Clone)]
@@ -14,11 +14,15 @@ struct Case {
     /// The rows begin at an odd place.
     weights: Vec<u8>,
     x: Vec<f32>,
-    q8: Q8Row,
+    planes: OwnedPlanes,
 }
 
 fn sets() -> impl Iterator<Item = Isa> {
     [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.present().is_ok())
+}
+
+fn planes(ty: QuantType, x: &[f32]) -> OwnedPlanes {
+    if ty.is_quantised() { OwnedPlanes::of(Isa::detect(), x) } else { OwnedPlanes::default() }
 }
 
 impl Case {
@@ -27,11 +31,8 @@ impl Case {
         let mut weights = vec![0x55];
         (0..rows).for_each(|_| weights.extend(random_row(ty, cols, &mut rng)));
         let x = rng.floats(tokens * cols);
-        let mut q8 = Q8Row::default();
-        if ty.is_quantised() {
-            q8.quantise(&x);
-        }
-        Self { ty, rows, cols, tokens, weights, x, q8 }
+        let planes = planes(ty, &x);
+        Self { ty, rows, cols, tokens, weights, x, planes }
     }
 
     fn rows(&self) -> WeightRows<'_> {
@@ -42,25 +43,24 @@ impl Case {
     /// The product with `tokens` tokens from `first` on.
     fn product(&self, isa: Isa, first: usize, tokens: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; tokens * self.rows];
-        let q8 = match self.ty.is_quantised() {
-            true => self.q8.view().part(first * self.cols, tokens * self.cols).expect("inside"),
-            false => self.q8.view(),
-        };
-        let input = Input { cols: self.cols, float: &self.x[first * self.cols..], q8, fine: None };
+        let (start, len) = (first * self.cols, tokens * self.cols);
+        let planes = self.planes.view().part(start, len).unwrap_or_default();
+        let input = Input { cols: self.cols, float: &self.x[start..], planes };
         matmul(isa, self.rows(), input, &mut Tile::whole(&mut out, tokens, self.rows));
         out
     }
 
-    /// The scalar result, and the largest that it could be.
+    /// The result in f64, and the largest that it could be.
     fn oracle(&self, t: usize, r: usize) -> (f64, f64) {
-        let row = self.rows().row(r);
-        let x = &self.x[t * self.cols..][..self.cols];
-        let result = match self.ty.is_quantised() {
-            true => quant::dot_q8(self.ty, row, self.q8.view().part(t * self.cols, self.cols).expect("inside")),
-            false => quant::dot(self.ty, row, x),
+        let weights = dequantised(self.ty, self.rows().row(r));
+        let start = t * self.cols;
+        let planes = self.planes.view().part(start, self.cols).unwrap_or_default();
+        let x: Vec<f64> = match self.ty.is_quantised() {
+            true => planes.values().collect(),
+            false => self.x[start..][..self.cols].iter().map(|&x| f64::from(x)).collect(),
         };
-        let size = dequantised(self.ty, row).iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
-        (f64::from(result), size)
+        let products = || weights.iter().zip(&x).map(|(&w, x)| f64::from(w) * x);
+        (products().sum(), products().map(f64::abs).sum())
     }
 }
 
@@ -72,7 +72,7 @@ fn shapes(ty: QuantType) -> Vec<[usize; 3]> {
 }
 
 #[test]
-fn products_agree_with_the_scalar_code() {
+fn products_agree_with_plain_sums() {
     for ty in QuantType::ALL {
         for case in shapes(ty).into_iter().map(|shape| Case::new(ty, shape)) {
             for isa in sets() {
@@ -100,7 +100,8 @@ fn no_bit_depends_on_the_other_tokens_or_rows_or_on_the_instruction_set() {
                 let part = case.product(isa, first, tokens);
                 assert!(part == whole[first * case.rows..][..part.len()], "{isa}, {}, {first}", ty.name());
             }
-            let alone = Case { rows: 1, weights: case.weights.clone(), x: case.x.clone(), q8: case.q8.clone(), ..case };
+            let alone =
+                Case { rows: 1, weights: case.weights.clone(), x: case.x.clone(), planes: case.planes.clone(), ..case };
             let column: Vec<f32> = whole.iter().step_by(case.rows).copied().collect();
             assert_eq!(alone.product(isa, 0, case.tokens), column, "{isa}, {}", ty.name());
         }
@@ -108,7 +109,7 @@ fn no_bit_depends_on_the_other_tokens_or_rows_or_on_the_instruction_set() {
 }
 
 #[test]
-fn any_bits_and_faults_give_what_the_scalar_code_gives() {
+fn any_bits_and_faults_give_what_plain_sums_give() {
     for ty in QuantType::ALL {
         let mut case = Case::new(ty, [19, 512, 3]);
         let mut rng = Rng::new(5);
@@ -118,16 +119,16 @@ fn any_bits_and_faults_give_what_the_scalar_code_gives() {
             for (t, fault) in [1.0, -3e38, f32::NAN].into_iter().enumerate() {
                 case.x[t * 512..][..512].fill(fault);
             }
-            if ty.is_quantised() {
-                case.q8.quantise(&case.x);
-            }
+            case.planes = planes(ty, &case.x);
             for isa in sets() {
                 let out = case.product(isa, 0, 3);
                 assert!(out[2 * 19..].iter().all(|x| x.is_nan()), "{isa}, {}", ty.name());
                 for (r, &got) in out[..19].iter().enumerate() {
                     let (want, size) = case.oracle(0, r);
                     let close = (f64::from(got) - want).abs() <= 2e-6 * size;
-                    assert!(close || !want.is_finite() || !size.is_finite(), "{isa}, {}: {got}, {want}", ty.name());
+                    // Integer sums are 256 times too large before they are scaled.
+                    let ordinary = size < f64::from(f32::MAX) / 256.0;
+                    assert!(close || !ordinary, "{isa}, {}: {got}, {want}", ty.name());
                 }
             }
         }
@@ -162,31 +163,13 @@ fn sums_of_pairs_hold_at_their_largest() {
                     }
                 }
                 case.x.fill(sign);
-                case.q8.quantise(&case.x);
+                case.planes = planes(ty, &case.x);
                 for isa in sets() {
                     for (r, &got) in case.product(isa, 0, 1).iter().enumerate() {
                         let (want, size) = case.oracle(0, r);
                         assert!((f64::from(got) - want).abs() <= 2e-6 * size, "{isa}, {}: {got}, {want}", ty.name());
                     }
                 }
-            }
-        }
-    }
-}
-
-/// The product of two planes is the sum of the products.
-#[test]
-fn what_the_first_plane_leaves_over_is_added() {
-    for ty in QuantType::ALL.into_iter().filter(|ty| ty.is_quantised()) {
-        let (case, other) = (Case::new(ty, [35, 512, 5]), Case::new(ty, [36, 512, 5]));
-        for isa in sets() {
-            let mut out = vec![0.0; 5 * 35];
-            let input = Input { cols: 512, float: &[], q8: case.q8.view(), fine: Some(other.q8.view()) };
-            matmul(isa, case.rows(), input, &mut Tile::whole(&mut out, 5, 35));
-            let rest = Case { weights: case.weights.clone(), rows: 35, ..other.clone() }.product(isa, 0, 5);
-            for (i, (both, (a, b))) in out.iter().zip(case.product(isa, 0, 5).iter().zip(rest)).enumerate() {
-                let (_, size) = case.oracle(i / 35, i % 35);
-                assert!(f64::from(both - (a + b)).abs() <= 4e-6 * size, "{isa}, {}: {both}, {a} + {b}", ty.name());
             }
         }
     }

@@ -1,29 +1,49 @@
-//! From the blocks of a file to panels, one type at a time.
+//! From the blocks of a file to lanes, one type at a time.
 //!
 //! Codes become bytes without a sign (the multiplier takes what was added off again), scales and minima floats: the sign of a
-//! minimum is such that it is added.
+//! minimum is such that it is added. What becomes of them is the business of a [`Sink`]: a panel keeps them for many tokens,
+//! one token multiplies with them while they are in registers.
 
 mod blocks;
-mod floats;
 mod supers;
 
 pub use blocks::{IQ4NL, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-pub use floats::{BF16, F16, F32};
 pub use supers::{IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K};
 
 use super::lanes::{Lanes, Rows};
-use super::panel::Panel;
 
 /// How a tensor type is read.
 pub trait Unpack {
     /// Bytes of the columns that fill a panel.
     const BYTES: usize;
 
-    /// Fills `panel` with columns of `rows` from byte `at` on: `units` groups of 32, or as many columns of floats.
+    /// Hands the columns of `rows` from byte `at` on to the sink: `units` groups of 32, at most 8.
     ///
     /// # Safety
-    /// As for [`Lanes`]; the rows have these columns, floats up to a multiple of 16 bytes, and a panel has room for them.
-    unsafe fn unpack<V: Lanes>(rows: Rows, at: usize, units: usize, panel: &mut Panel);
+    /// As for [`Lanes`]; the rows have these columns.
+    unsafe fn unpack<V: Lanes, S: Sink<V>>(rows: Rows, at: usize, units: usize, sink: &mut S);
+}
+
+/// What takes unpacked weights: of at most 256 columns, each once.
+pub trait Sink<V: Lanes> {
+    /// The codes of columns 16 * `half` and following, four of each row in a vector. Of the two halves of a group of 32 the
+    /// even one comes first.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `half` is below 16.
+    unsafe fn codes(&mut self, half: usize, codes: [V::Int; 4]);
+
+    /// Scale `i`: of a group of 32, or of a half in a type that has a scale for each.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `i` is below 16.
+    unsafe fn scale(&mut self, i: usize, scale: V::Float);
+
+    /// The minimum beside scale `i`.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `i` is below 16.
+    unsafe fn min(&mut self, i: usize, min: V::Float);
 }
 
 /// The low 4 bits of each byte.
@@ -48,4 +68,31 @@ unsafe fn high<V: Lanes>(a: V::Int) -> V::Int {
 unsafe fn bits<V: Lanes>(a: V::Int, at: usize, mask: i32) -> V::Int {
     // SAFETY: the caller vouches for the instruction set.
     unsafe { V::and(V::shr(a, at), V::splat(mask)) }
+}
+
+/// The low 4 bits of each byte of four vectors, and the high ones.
+#[inline(always)]
+unsafe fn nibbles<V: Lanes>([a, b, c, d]: [V::Int; 4]) -> [[V::Int; 4]; 2] {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        [[low::<V>(a), low::<V>(b), low::<V>(c), low::<V>(d)], [high::<V>(a), high::<V>(b), high::<V>(c), high::<V>(d)]]
+    }
+}
+
+/// [`bits`] of four vectors.
+#[inline(always)]
+unsafe fn bits_of<V: Lanes>([a, b, c, d]: [V::Int; 4], at: usize, mask: i32) -> [V::Int; 4] {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { [bits::<V>(a, at, mask), bits::<V>(b, at, mask), bits::<V>(c, at, mask), bits::<V>(d, at, mask)] }
+}
+
+/// `a` with bits from `b`, which are moved up by `by`.
+#[inline(always)]
+unsafe fn with<V: Lanes>(a: [V::Int; 4], b: [V::Int; 4], by: usize) -> [V::Int; 4] {
+    let mut out = a;
+    for i in 0..4 {
+        // SAFETY: the caller vouches for the instruction set.
+        out[i] = unsafe { V::or(a[i], V::shl(b[i], by)) };
+    }
+    out
 }
