@@ -113,12 +113,14 @@ __device__ __forceinline__ uint64_t block_best(uint64_t best) {
     return best;
 }
 
-// grid (parts, n), block 256
+// grid (parts, n), block 256; parts at most 256
 extern "C" __global__ void __launch_bounds__(THREADS) sample(const Sample p) {
     __shared__ bool last;
-    pdl_begin();
+    pdl_start();
     int row = blockIdx.y, part = blockIdx.x;
+    // What the host says of the step was there before it began.
     DrawSpec d = p.draws[row];
+    pdl_wait();
     if (d.slot < 0) return;
     const float* logits = p.logits + (size_t)row * p.n_vocab;
     uint32_t quads = (p.n_vocab + 3) / 4;
@@ -134,14 +136,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const Sample p) {
         last = atomicAdd(&p.finished[row], 1) == (uint32_t)p.parts - 1;
     }
     __syncthreads();
-    if (!last || threadIdx.x != 0) return;
+    if (!last) return;
     __threadfence();
+    best = block_best((int)threadIdx.x < p.parts ? __ldcg(&p.best[(size_t)row * p.parts + threadIdx.x]) : 0);
+    if (threadIdx.x != 0) return;
     p.finished[row] = 0;
-#pragma unroll 16
-    for (int i = 0; i < p.parts; i++) {
-        uint64_t key = __ldcg(&p.best[(size_t)row * p.parts + i]);
-        best = key > best ? key : best;
-    }
     bool poisoned = best == 0 || best == ~0ull;
     p.drawn[d.slot] = poisoned ? 0 : ~(uint32_t)best;
     p.outputs[d.output] = poisoned ? NOBODY : ~(uint32_t)best;

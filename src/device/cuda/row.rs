@@ -19,6 +19,8 @@ const HELPERS: usize = 2;
 const LONG_RING_BYTES: usize = 72 * 1024;
 const RING_BYTES: usize = 20 * 1024;
 const LONG_COLS: usize = 3072;
+/// Blocks of so few warps, but not of fewer, take the larger rings too, but for gate and up.
+const FEW_WARPS: usize = 4;
 const MAX_STAGES: usize = 16;
 /// Blocks of eight warps that a multiprocessor takes of one launch.
 const BLOCKS: usize = 2;
@@ -49,7 +51,8 @@ impl Run<'_> {
         let warps = records(args.cols as usize).clamp(1, WARPS);
         let piece = sizes.iter().map(|p| p.piece_bytes).max().unwrap_or(1);
         args.slot_bytes = piece as u32;
-        let long = args.cols as usize >= LONG_COLS || sizes.iter().any(|p| p.kind == 0);
+        let few = (FEW_WARPS..WARPS).contains(&warps) && !pair;
+        let long = few || args.cols as usize >= LONG_COLS || sizes.iter().any(|p| p.kind == 0);
         let ring = if long { LONG_RING_BYTES } else { RING_BYTES };
         args.stages = (ring / (warps * piece)).clamp(2, MAX_STAGES) as u32;
         let gpu = &self.weights.gpu;
