@@ -2,7 +2,7 @@
 # Checks the library on a machine with an NVIDIA GPU, and prints one table.
 #
 #   scripts/gpu-check.sh              builds and checks here
-#   scripts/gpu-check.sh --pack DIR   builds here and puts all that the check needs into DIR (about 60 MB)
+#   scripts/gpu-check.sh --pack DIR   builds here and puts all that the check needs into DIR (about 90 MB)
 #   DIR/gpu-check.sh --run            checks, on a machine that needs the driver alone
 #
 # WORKER_ORCD_GOLDENS names the golden models, WORKER_ORCD_SPEED_MODELS a folder of GGUF files whose speeds are
@@ -16,13 +16,17 @@ executable() {
     cargo test --no-run --test "$1" 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p' | tail -1
 }
 
-# The check of the products, for Hopper and, compiled by the driver, for every other card.
+# The check of the products as $1, with more flags; for Hopper and, compiled by the driver, for every other card.
 products() {
-    nvcc=${WORKER_ORCD_NVCC:-$(command -v nvcc || ls /usr/local/cuda/bin/nvcc .cuda/lib/python3*/site-packages/nvidia/cu13/bin/nvcc 2>/dev/null | head -1)}
-    "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$1" \
+    program=$1
+    shift
+    nvcc=$(for nvcc in "${WORKER_ORCD_NVCC:-}" "$(command -v nvcc)" /usr/local/cuda/bin/nvcc .cuda/lib/python3*/site-packages/nvidia/cu13/bin/nvcc; do
+        [ ! -x "$nvcc" ] || { echo "$nvcc" && break; }
+    done)
+    "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$program" "$@" \
         -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80 \
         tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
-        kernels/product_batch.cu kernels/product_split.cu kernels/product_prefill.cu
+        kernels/product_row.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_prefill.cu
 }
 
 pack() {
@@ -35,6 +39,7 @@ pack() {
         strip -o "$to/test-$name" "$file"
     done
     products "$to/products"
+    products "$to/products-watched" -DEVERY_LANE_ARRIVES
     cargo build
     strip -o "$to/libworker_orcd.so" target/debug/libworker_orcd.so
     for source in tests/c/*.c; do
@@ -94,6 +99,9 @@ run() {
             check "$tool: products" $watch ./products tiny
         done
         rm -rf "$few"
+        watch="compute-sanitizer --error-exitcode 9 --tool racecheck"
+        check "racecheck: products" $watch ./products-watched tiny
+        check "racecheck: products, code of sm_80" $older $watch ./products-watched tiny
     fi
     rm -f "$log"
     if [ -n "${WORKER_ORCD_SPEED_MODELS:-}" ]; then
