@@ -2,7 +2,7 @@
 """Compare the library with llama.cpp on the CPU: same file, same text, same threads, in turn, medians.
 
     pip install llama-cpp-python     (with CMAKE_ARGS=-DGGML_NATIVE=ON, from its sources, for its best)
-    compare.py [--threads 2] [--runs 5] [--sequences N] LIB MODEL.gguf ...
+    compare.py [--threads 2] [--runs 5] [--sequences N] [--no-mmap] LIB MODEL.gguf ...
 
 LIB is target/release/libworker_orcd.so. Each measurement is a process of its own that loads the model, feeds a prompt of about
 512 tokens, generates 128 tokens greedily and says how long each part took. `first` is the time from the call that
@@ -93,10 +93,10 @@ def many(engine, sequences, first):
     report(first=first, decode=sum(pieces) / (time.perf_counter() - began))
 
 
-def peer(path, threads):
+def peer(path, threads, mmap):
     import llama_cpp
     began = time.perf_counter()
-    m = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+    m = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, use_mmap=mmap, verbose=False)
     special = dict(add_bos=True, special=True)
     m.eval(m.tokenize(b"Hello", **special))
     first = time.perf_counter() - began
@@ -126,6 +126,7 @@ def main():
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--sequences", type=int, default=1, help="measure ours alone with so many at once, beside one")
+    ap.add_argument("--no-mmap", action="store_true", help="let llama.cpp read the file, where that and its own copy do not both fit")
     ap.add_argument("lib")
     ap.add_argument("models", nargs="+")
     a = ap.parse_args()
@@ -137,7 +138,7 @@ def main():
             if a.sequences > 1:
                 rows["ours"].append(measure(["--ours", a.lib, path, 1, a.sequences], threads))
                 continue
-            rows["llama.cpp"].append(measure(["--peer", path, a.threads], {}))
+            rows["llama.cpp"].append(measure(["--peer", path, a.threads, int(not a.no_mmap)], {}))
             rows["ours"].append(measure(["--ours", a.lib, path, rows["llama.cpp"][-1]["tokens"], 1], threads))
         median = lambda who, key: statistics.median(r.get(key, 0) for r in rows[who])
         keys = ["prefill", "decode", "first", "rss_mib"]
@@ -153,6 +154,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--ours"]:
         ours(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     elif sys.argv[1:2] == ["--peer"]:
-        peer(sys.argv[2], int(sys.argv[3]))
+        peer(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1")
     else:
         main()
