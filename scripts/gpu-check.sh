@@ -3,7 +3,8 @@
 #
 #   scripts/gpu-check.sh              builds and checks here
 #   scripts/gpu-check.sh --pack DIR   builds here and puts all that the check needs into DIR (about 90 MB)
-#   DIR/gpu-check.sh --run            checks, on a machine that needs the driver alone
+#   DIR/gpu-check.sh --run [quick]    checks, on a machine that needs the driver alone; quick: one minute, without the code of
+#                                     older cards and the sanitizers
 #
 # WORKER_ORCD_GOLDENS names the golden models, WORKER_ORCD_SPEED_MODELS a folder of GGUF files whose speeds are
 # measured. Where compute-sanitizer is found, it watches a few small models.
@@ -63,6 +64,16 @@ check() {
     [ "$result" = ok ] || tail -25 "$log"
 }
 
+# Speeds, and the sum of it all.
+finish() {
+    rm -f "$log"
+    if [ -n "${WORKER_ORCD_SPEED_MODELS:-}" ]; then
+        ./test-gpu speeds --nocapture | grep -v -e '^$' -e '^running' -e '^test '
+    fi
+    echo "$failures failed"
+    [ "$failures" = 0 ]
+}
+
 run() {
     cd "$1"
     log=$(mktemp)
@@ -74,6 +85,13 @@ run() {
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
     check "kernels of the file's layout: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models
+    check "engine" ./test-engine --test-threads=1
+    for program in ./c-*; do
+        argument=
+        case $program in ./c-unload) argument=$1/libworker_orcd.so ;; esac
+        check "contract: ${program#./c-}" "$program" $argument
+    done
+    [ -z "${2:-}" ] || { finish; return; }
     # The code of older cards, which the driver compiles for this one, and their shared memory.
     for bytes in 101376 166912; do
         check "$bytes bytes shared: steps" env WORKER_ORCD_CUDA_SHARED=$bytes ./test-gpu --test-threads=1 steps
@@ -82,12 +100,6 @@ run() {
     check "code of sm_80: products" $older ./products check
     for test in steps golden_models company; do
         check "code of sm_80: $test" $older ./test-gpu --test-threads=1 "$test"
-    done
-    check "engine" ./test-engine --test-threads=1
-    for program in ./c-*; do
-        argument=
-        case $program in ./c-unload) argument=$1/libworker_orcd.so ;; esac
-        check "contract: ${program#./c-}" "$program" $argument
     done
     if command -v compute-sanitizer >/dev/null; then
         few=$(mktemp -d)
@@ -103,23 +115,18 @@ run() {
         check "racecheck: products" $watch ./products-watched tiny
         check "racecheck: products, code of sm_80" $older $watch ./products-watched tiny
     fi
-    rm -f "$log"
-    if [ -n "${WORKER_ORCD_SPEED_MODELS:-}" ]; then
-        ./test-gpu speeds --nocapture | grep -v -e '^$' -e '^running' -e '^test '
-    fi
-    echo "$failures failed"
-    [ "$failures" = 0 ]
+    finish
 }
 
 case ${1:-} in
 --pack) pack "$2" ;;
---run) run "$here" ;;
+--run) run "$here" "${2:-}" ;;
 "")
     pack "$here/../target/gpu-check"
     run "$(cd "$here/../target/gpu-check" && pwd)"
     ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 64
     ;;
 esac
