@@ -199,6 +199,37 @@ fn answers_end_where_the_file_or_custom_says() {
 }
 
 #[test]
+fn every_end_is_known_by_its_text_or_its_key() {
+    let texts = [
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<end_of_turn>",
+        "<eos>",
+        "</s>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<EOT>",
+        "[EOS]",
+        "<end_of_utterance>",
+        "<｜end▁of▁sentence｜>",
+    ];
+    let ends = |file: File| {
+        let t = file.build();
+        [256, 257].map(|id| t.is_end(id))
+    };
+    for text in texts {
+        assert_eq!(ends(File::bpe(&[(text, 3), ("<|start|>", 3)])), [true, false], "{text}");
+    }
+    for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        assert_eq!(ends(File::bpe(&[("<one>", 3), ("<two>", 3)]).id(key, 257)), [false, true], "{key}");
+    }
+}
+
+#[test]
 fn messages_are_not_answers_where_return_and_call_exist() {
     let file = File::bpe(&[("<|end|>", 3), ("<|return|>", 3), ("<|call|>", 3)]);
     let t = file.build();
