@@ -15,12 +15,6 @@ use crate::error::Result;
 const WARPS: usize = 8;
 /// Warps beside those: one asks for weights, one stores sums.
 const HELPERS: usize = 2;
-/// Shared memory for the weights on their way to a block: of long rows and of others, as measured.
-const LONG_RING_BYTES: usize = 72 * 1024;
-const RING_BYTES: usize = 20 * 1024;
-const LONG_COLS: usize = 3072;
-/// Blocks of so few warps, but not of fewer, take the larger rings too, but for gate and up.
-const FEW_WARPS: usize = 4;
 const MAX_STAGES: usize = 16;
 /// Blocks of eight warps that a multiprocessor takes of one launch.
 const BLOCKS: usize = 2;
@@ -28,6 +22,17 @@ const STEP_COLS: usize = 64;
 /// The largest piece of any type, and above the shared memory that the kernels declare.
 const MOST_PIECE_BYTES: usize = 4352;
 const DECLARED_BYTES: usize = 8 << 10;
+
+/// Shared memory for the weights on their way to a block: what was fastest (tests/bench/gpu-decode.md).
+fn ring_bytes(cols: usize, f16: bool) -> usize {
+    let kib = match cols {
+        4097..=8192 => 48,
+        3072.. => 72,
+        _ if f16 => 72,
+        _ => 20,
+    };
+    kib << 10
+}
 
 /// Bytes of a row of activations in a block.
 fn row_bytes(cols: usize) -> usize {
@@ -51,9 +56,8 @@ impl Run<'_> {
         let warps = records(args.cols as usize).clamp(1, WARPS);
         let piece = sizes.iter().map(|p| p.piece_bytes).max().unwrap_or(1);
         args.slot_bytes = piece as u32;
-        let few = (FEW_WARPS..WARPS).contains(&warps) && !pair;
-        let long = few || args.cols as usize >= LONG_COLS || sizes.iter().any(|p| p.kind == 0);
-        let ring = if long { LONG_RING_BYTES } else { RING_BYTES };
+        let f16 = sizes.iter().any(|p| p.kind == 0);
+        let ring = ring_bytes(args.cols as usize, f16);
         args.stages = (ring / (warps * piece)).clamp(2, MAX_STAGES) as u32;
         let gpu = &self.weights.gpu;
         // Two blocks find room together.
