@@ -234,7 +234,7 @@ __device__ __forceinline__ void store_sums(const RowArgs& a, Shared& sh, int war
                 for (int w = 0; w < CHUNKS; ++w) sum[h] += w < warps ? sh.partial[buffer][h][w][lane] : 0.0f;
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(&sh.stored[buffer]);
+        warp_arrive(&sh.stored[buffer], lane);
         if (++buffer == SUMS) buffer = 0, parity ^= 1;
         if (lane >= TILE_ROWS) continue;
         if (PAIR)
@@ -251,8 +251,8 @@ __device__ __forceinline__ void product_row_body(const RowArgs& a) {
     __shared__ Shared sh;
     const ProductArgs& args = a.product;
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, warps = blockDim.x / 32 - HELPERS, stages = args.stages;
-    if (warp < warps && lane < stages) fill_barrier_init(&sh.full[warp][lane]), barrier_init(&sh.empty[warp][lane], 1);
-    if (warp == warps && lane < SUMS) barrier_init(&sh.summed[lane], warps), barrier_init(&sh.stored[lane], 1);
+    if (warp < warps && lane < stages) fill_barrier_init(&sh.full[warp][lane]), barrier_init(&sh.empty[warp][lane], WARP_ARRIVALS);
+    if (warp == warps && lane < SUMS) barrier_init(&sh.summed[lane], warps * WARP_ARRIVALS), barrier_init(&sh.stored[lane], WARP_ARRIVALS);
     barrier_init_done();
     // Those who go to experts first wait for the choice. They let the product after them start only then, and so it finds the
     // choice made, and fetches its weights while it waits for its row.
@@ -296,14 +296,14 @@ __device__ __forceinline__ void product_row_body(const RowArgs& a) {
                     barrier_wait(&sh.full[warp][slot], parity);
                     multiply(record, ring + slot * slot_bytes, shared + r * (F16 ? 128 : 512), F16 ? 1 : min(4, steps - 4 * r), lane, acc);
                     __syncwarp();
-                    if (elected()) barrier_arrive(&sh.empty[warp][slot]);
+                    if (WARP_ARRIVALS > 1 || elected()) barrier_arrive(&sh.empty[warp][slot]);
                     if (++slot == stages) slot = 0, parity ^= 1;
                 }
                 if ((lane & 3) == 0) sh.partial[buffer][half][warp][lane >> 2] = acc[0], sh.partial[buffer][half][warp][(lane >> 2) + 8] = acc[2];
             }
         });
         __syncwarp();
-        if (elected()) barrier_arrive(&sh.summed[buffer]);
+        if (WARP_ARRIVALS > 1 || elected()) barrier_arrive(&sh.summed[buffer]);
         if (++buffer == SUMS) buffer = 0, ++round;
     }
 #endif

@@ -3,7 +3,7 @@
 
 #include "driver.h"
 
-enum { CHUNKS = 4096, ANSWERS = 64, TOGETHER = 5 };
+enum { CHUNKS = 4096, ANSWERS = 2000, TOGETHER = 40 };
 
 static unsigned long long chunks[CHUNKS];
 static int taken = 0;
@@ -33,25 +33,25 @@ static void a_model_is_refused(const struct driver* d, CudaContext* context)
     CHECK(free_bytes(d) - left == held - cuda_get_process_vram_usage(context));
 }
 
-/* Starts answers until one is refused; those that began give the text that each gives alone. */
-static void an_answer_is_refused(CudaModel* model, const char* alone)
+/* Starts answers until one is refused or there are `most`, and pulls them all: each gives the text that it gives alone.
+ * Returns the code of the last start. */
+static int crowd(CudaModel* model, int most, const char* alone)
 {
     InferenceResult* answers[ANSWERS];
     char text[4096];
-    int code = UNSET, count = 0, i;
-    for (;;) {
-        CHECK(count < ANSWERS);
-        answers[count] = cuda_inference_start(model, "Hello", 400, 1.0f, 9, &code);
+    int code = 0, last = 0, count = 0, i;
+    while (count < most) {
+        answers[count] = cuda_inference_start(model, "Hello", 400, 1.0f, 9, &last);
         if (answers[count] == NULL) break;
         count++;
     }
-    CHECK(code == CUDA_ERROR_OUT_OF_MEMORY);
     for (i = 0; i < count; i++) {
         text[0] = '\0';
         pull(answers[i], text, sizeof text, &code);
         CHECK(code == 0 && strcmp(text, alone) == 0);
         cuda_inference_free(answers[i]);
     }
+    return last;
 }
 
 int main(void)
@@ -59,29 +59,31 @@ int main(void)
     struct driver driver;
     CudaContext* context;
     CudaModel *model, *later;
-    char alone[4096], beside[4096], longer[4096];
-    int i;
+    InferenceResult* running;
+    char alone[4096], text[4096] = "", piece[256];
+    int code = UNSET;
     if (!open_driver(&driver)) return 0;
     context = open_context();
     model = load_model(context);
-    answer_of(model, "Hello", 16, 1.0f, 9, alone, sizeof alone);
-    answer_of(model, "Hello", 400, 1.0f, 9, longer, sizeof longer);
+    answer_of(model, "Hello", 400, 1.0f, 9, alone, sizeof alone);
+    CHECK(crowd(model, TOGETHER, alone) == 0);
 
     take(&driver, (size_t)1 << 30);
     take(&driver, (size_t)64 << 20);
     a_model_is_refused(&driver, context);
+    running = start(model, "Hello", 400, 1.0f, 9);
+    CHECK(cuda_inference_next_token(running, piece, sizeof piece, NULL, &code) && code == 0);
+    strcpy(text, piece);
     take(&driver, (size_t)2 << 20);
     a_model_is_refused(&driver, context);
-    for (i = 0; i < TOGETHER; i++) {
-        answer_of(model, "Hello", 16, 1.0f, 9, beside, sizeof beside);
-        CHECK(strcmp(alone, beside) == 0);
-    }
-    an_answer_is_refused(model, longer);
+    CHECK(crowd(model, ANSWERS, alone) == CUDA_ERROR_OUT_OF_MEMORY);
+    pull(running, text, sizeof text, &code);
+    CHECK(code == 0 && strcmp(text, alone) == 0);
+    cuda_inference_free(running);
 
     give_back(&driver);
     later = load_model(context);
-    answer_of(later, "Hello", 16, 1.0f, 9, beside, sizeof beside);
-    CHECK(strcmp(alone, beside) == 0);
+    CHECK(crowd(later, TOGETHER, alone) == 0);
     cuda_unload_model(later);
     cuda_unload_model(model);
     CHECK(cuda_get_process_vram_usage(context) == 0);
