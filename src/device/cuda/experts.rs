@@ -12,6 +12,13 @@ use crate::quant::QuantType;
 
 /// Experts whose logits a block of kernels/route_row.cu makes.
 const ROUTE_WARPS: usize = 4;
+/// Above the shared memory that this kernel declares.
+const ROUTE_DECLARED_BYTES: usize = 8 << 10;
+
+/// The shared memory that it asks for: the row, and a row of the router for each warp.
+fn route_bytes(cols: usize) -> usize {
+    4 * cols * (1 + ROUTE_WARPS)
+}
 
 impl Run<'_> {
     pub(super) fn experts(&self, e: &Experts) -> Result<()> {
@@ -20,7 +27,8 @@ impl Run<'_> {
         let grouped = self.packed(&e.gate).is_some();
         let widest = n_embd.max(self.weights.plan.weight(e.down.weight).cols);
         let alone = grouped && self.one_row(self.way(), n, widest) && n_embd.is_multiple_of(8);
-        if alone && self.weights.plan.weight(e.router.weight).ty == QuantType::F32 {
+        let fits = route_bytes(n_embd) + ROUTE_DECLARED_BYTES <= self.weights.gpu.card.shared_bytes;
+        if alone && fits && self.weights.plan.weight(e.router.weight).ty == QuantType::F32 {
             self.route_row(e)?;
         } else {
             self.route(e)?;
@@ -102,7 +110,7 @@ impl Run<'_> {
             experts: experts as i32,
             used: e.used as i32,
         };
-        let shared = 4 * cols * (1 + ROUTE_WARPS);
+        let shared = route_bytes(cols);
         self.launch("route_row", "route_row", [experts.div_ceil(ROUTE_WARPS), 1, 1], (128, shared as u32), &p)
     }
 
