@@ -23,14 +23,19 @@ struct Group {
 };
 
 constexpr int MAX_EXPERTS = 1024;
-constexpr int THREADS = 256;
+constexpr int THREADS = 1024;
+constexpr int STAGED = 8192;  // choices that are kept in shared memory; those past it are read again and again
+constexpr uint32_t NOBODY = 0xffff;
 
-// Places each of one expert's choices, in order; `count` is where the next one goes. A whole warp calls.
-__device__ __forceinline__ int place_choices(const Group& p, int expert, int start, bool write) {
+// The expert of choice i; NOBODY for a row that is not there.
+__device__ __forceinline__ uint32_t choice(const Group& p, int i) { return p.slot[i / p.used] < 0 ? NOBODY : (uint32_t)p.chosen[i]; }
+
+// Places each of one expert's choices, in order, from `start` on; returns how many there are. A whole warp calls.
+__device__ __forceinline__ int place_choices(const Group& p, const uint16_t* staged, uint32_t expert, int start, bool write) {
     int lane = threadIdx.x % 32, count = 0, all = p.n * p.used;
     for (int base = 0; base < all; base += 32) {
         int i = base + lane;
-        bool mine = i < all && p.chosen[i] == expert && p.slot[i / p.used] >= 0;
+        bool mine = i < all && (i < STAGED ? (uint32_t)staged[i] : choice(p, i)) == expert;
         uint32_t those = __ballot_sync(0xffffffffu, mine);
         if (write && mine) p.places[i] = start + count + __popc(those & ((1u << lane) - 1));
         count += __popc(those);
@@ -38,15 +43,20 @@ __device__ __forceinline__ int place_choices(const Group& p, int expert, int sta
     return count;
 }
 
-// grid 1, block 256
+// grid 1, block 1024
 extern "C" __global__ void __launch_bounds__(THREADS) group_experts(const Group p) {
     __shared__ int counts[MAX_EXPERTS], starts[MAX_EXPERTS];
+    __shared__ uint16_t staged[STAGED];
     pdl_begin();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int i = threadIdx.x; i < p.n * p.used; i += THREADS)
-        if (p.slot[i / p.used] < 0) p.places[i] = p.spare;
+    for (int i = threadIdx.x; i < p.n * p.used; i += THREADS) {
+        uint32_t expert = choice(p, i);
+        if (i < STAGED) staged[i] = expert;
+        if (expert == NOBODY) p.places[i] = p.spare;
+    }
+    __syncthreads();
     for (int e = warp; e < p.experts; e += THREADS / 32) {
-        int count = place_choices(p, e, 0, false);
+        int count = place_choices(p, staged, e, 0, false);
         if (lane == 0) counts[e] = count;
     }
     __syncthreads();
@@ -63,5 +73,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) group_experts(const Group 
         *p.item_count = items;
     }
     __syncthreads();
-    for (int e = warp; e < p.experts; e += THREADS / 32) place_choices(p, e, starts[e], true);
+    for (int e = warp; e < p.experts; e += THREADS / 32) place_choices(p, staged, e, starts[e], true);
 }

@@ -1,6 +1,6 @@
 // Matrix products straight from the file's layout, for every type: slow, short, and the check on the fast ones.
 //
-// One warp makes one output for eight rows of activations. Lane l sums inputs 8 l .. 8 l + 8 of every 256, then the warp adds
+// One warp makes one output for eight rows of activations, of F32 for two: those are a router's, and few. Lane l sums inputs 8 l .. 8 l + 8 of every 256, then the warp adds
 // up: the order hangs on the matrix alone, so a row's result does not know its neighbours.
 #pragma once
 #include "common.cuh"
@@ -26,7 +26,9 @@ struct Product {
 
 template <int T, int R>
 __device__ __forceinline__ void product_rows(const Product& p, const uint8_t* row, const float* const x[R], float acc[R]) {
+    constexpr int AHEAD = R <= 2 ? 4 : 1;
     int lane = threadIdx.x % 32;
+#pragma unroll AHEAD
     for (int k = lane * 8; k < p.cols; k += 256) {
         float w[8];
         decode8<T>(row, k, w);
@@ -53,10 +55,9 @@ __device__ __forceinline__ void store_product(const Product& p, int row, int j, 
     *to = p.add ? *to + sum : sum;
 }
 
-// grid (ceil(rows / 4), ceil(n / 8)), block 128
-template <int T>
+// grid (ceil(rows / 4), ceil(n / R)), block 128
+template <int T, int R>
 __device__ __forceinline__ void product_dense(const Product& p) {
-    constexpr int R = 8;
     pdl_begin();
     int row = blockIdx.x * 4 + threadIdx.x / 32, first = blockIdx.y * R;
     if (row >= p.rows) return;
@@ -91,5 +92,5 @@ __device__ __forceinline__ void product_of_experts(const Product& p) {
 }
 
 #define PRODUCTS(name, T)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(128) product_##name(const Product p) { product_dense<T>(p); }      \
+    extern "C" __global__ void __launch_bounds__(128) product_##name(const Product p) { product_dense<T, T == F32 ? 2 : 8>(p); }      \
     extern "C" __global__ void __launch_bounds__(128) product_experts_##name(const Product p) { product_of_experts<T>(p); }

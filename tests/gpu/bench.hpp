@@ -56,6 +56,15 @@ extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArg
 extern "C" __global__ void product_split(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_split_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_split_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_16(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_16_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_16_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_32(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_32_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_32_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_64(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_64_wide(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_many_64_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_pair(const __grid_constant__ ProductArgs args);
@@ -119,14 +128,16 @@ inline ProductMatrix describe(uint32_t kind, int rows, int cols) {
 }
 
 template <class A>
-void launch(void (*kernel)(A), dim3 grid, int block, size_t shared, const A& args, bool dependent = false, cudaStream_t stream = 0) {
+void launch(void (*kernel)(A), dim3 grid, int block, size_t shared, const A& args, bool dependent = false, cudaStream_t stream = 0, int cluster = 0) {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = dependent;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = dim3(block), config.dynamicSmemBytes = shared, config.stream = stream;
-    config.attrs = &attribute, config.numAttrs = dependent ? 1 : 0;
+    config.attrs = attributes, config.numAttrs = cluster ? 2 : 1;
     CHECK(cudaLaunchKernelEx(&config, kernel, args));
 }
 
@@ -144,9 +155,10 @@ struct Plan {
     int block;
     size_t shared;
     ProductArgs args;
+    int cluster;
 };
 
-enum class Path { small, wide, batch, split, split_wide, prefill, prefill_wide };
+enum class Path { small, wide, batch, split, split_wide, prefill, prefill_wide, many, many_wide };
 
 inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
@@ -217,7 +229,42 @@ inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_
     launch(pair ? product_row_pair : product_row, dim3(std::min<int>(units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
 }
 
-inline void run(const Plan& p, bool dependent = false, cudaStream_t stream = 0) { launch(p.kernel, p.grid, p.block, p.shared, p.args, dependent, stream); }
+// product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; stages for `blocks` of them a multiprocessor.
+inline Plan plan_many(ProductArgs args, bool wide, int items, int n, int cluster, int blocks) {
+    typedef void (*Kernel)(ProductArgs);
+    static const Kernel kernels[3][3] = {{product_many_16, product_many_16_wide, product_many_16_pair},
+                                         {product_many_32, product_many_32_wide, product_many_32_pair},
+                                         {product_many_64, product_many_64_wide, product_many_64_pair}};
+    const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
+    const int tiles = pair || wide ? 2 : 1, per_unit = wide && !pair ? 16 : 8;
+    uint32_t units = 0;
+    bool f16 = false;
+    args.slot_bytes = 0;
+    for (uint32_t i = 0; i < args.matrices; ++i) {
+        ProductMatrix& m = args.matrix[i];
+        m.first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += (m.tiles + per_unit - 1) / per_unit;
+        args.slot_bytes = std::max(args.slot_bytes, m.piece_bytes), f16 |= m.kind == KIND_F16;
+    }
+    args.units = units;
+    const int sums = 8 * tiles * n * 64, apart = cluster == 1 || cluster == 8 ? 0 : 8 / cluster * sums, weights = 8 * tiles * (int)args.slot_bytes;
+    const int room = (blocks == 1 ? 226 : 113) * 1024 - 2048 - apart;
+    args.weight_stages = f16 ? 4 : 2;
+    // No more than a block has to do.
+    const int steps = (steps_of(args.cols) + cluster - 1) / cluster, records = f16 ? steps : (steps + 3) / 4 + 1;
+    const int most = std::max(2, std::min(8, steps));
+    args.stages = std::max(2, std::min(most, (room - (int)args.weight_stages * weights) / (n * 128)));
+    while (!f16 && (int)args.stages == most && (int)args.weight_stages < std::min(4, records) && room - (int)(args.weight_stages + 1) * weights >= most * n * 128) ++args.weight_stages;
+    Plan p = {};
+    p.kernel = kernels[n / 32][pair ? 2 : wide ? 1 : 0], p.block = 384, p.cluster = cluster;
+    p.shared = 1024 + std::max((int)args.stages * n * 128 + (int)args.weight_stages * weights, sums) + apart;
+    p.grid = dim3(cluster * units, items ? items : (args.tokens + n - 1) / n), p.args = args;
+    return p;
+}
+
+inline void run(const Plan& p, bool dependent = false, cudaStream_t stream = 0) {
+    launch(p.kernel, p.grid, p.block, p.shared, p.args, dependent, stream, p.cluster);
+}
 
 // Microseconds of one call of `body(i)`, as the median over replays of a graph of `count` calls.
 inline double time_graph(int count, const std::function<void(int, cudaStream_t)>& body) {

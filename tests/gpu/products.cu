@@ -2,13 +2,15 @@
 // of rows, and speeds at the sizes of real models. One table; exit code 1 if anything is wrong.
 //
 //   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/products.cu tests/gpu/timings.cu kernels/{repack,prepare,product_*}.cu
-//   products [check] [tiny] [time] [prefill]
+//   products [check] [tiny] [time] [many] [profile] [prefill]
 #include <memory>
 #include <string>
 
 #include "bench.hpp"
 
 void time_decode();
+void time_many();
+void profile_many();
 void time_prefill();
 
 static int failures = 0;
@@ -144,6 +146,28 @@ static void check_rows(const Case& c) {
         expect(differ == 0, plain ? "elements unlike, one row as f32" : "elements unlike, one row", c.name(), (double)differ);
     }
     double prefill = 0;
+    // Another instruction, the same bits.
+    const struct { int tokens, n, cluster; bool wide; } many[] = {{64, 64, 1, true}, {64, 64, 8, false}, {9, 16, 1, true}, {16, 16, 8, true}, {33, 64, 4, false},
+                                                                  {24, 32, 8, false}, {32, 32, 1, true}, {130, 64, 2, false}, {1, 16, 1, false}, {70, 16, 4, true}};
+    for (const auto& r : many) {
+        if (!has_prefill()) break;
+        const int stride = (r.tokens + 7) / 8 * 8;
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, stride, 3));
+        y.fill(0xff);
+        ProductArgs a = arguments(c.cols, r.tokens, px->data, stride);
+        a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+        run(plan_many(a, r.wide, 0, r.n, r.cluster, 1));
+        auto got = y.get();
+        got.resize((size_t)r.tokens * c.rows);
+        const double error = relative(got, std::vector<double>(want.begin(), want.begin() + got.size()));
+        worst = std::max(worst, error);
+        const std::string what = std::to_string(r.tokens) + " rows, many " + std::to_string(r.n) + " " + std::to_string(r.cluster);
+        expect(error < 1e-3, ("error of " + what).c_str(), c.name(), error);
+        const auto b = bits(got);
+        size_t differ = 0;
+        for (size_t i = 0; i < std::min(first.size(), b.size()); ++i) differ += first[i] != b[i];
+        expect(differ == 0, ("elements unlike those of 64 rows, " + what).c_str(), c.name(), (double)differ);
+    }
     if (has_prefill()) {
         std::vector<uint32_t> all;
         for (int tokens : {200, 1, 128, 150}) {
@@ -232,6 +256,23 @@ static void check_fusions() {
                 expect(relative(got, want) < 1.5e-3, "error", where, relative(got, want));
                 expect(unlike == 0, "f16 elements unlike f32", where, (double)unlike);
             }
+    if (has_prefill())
+        for (int n : {16, 32, 64})
+            for (int cluster : {1, 4, 8}) {
+                const int count = n - 3;
+                std::unique_ptr<Buffer<uint8_t>> records(prepared(xs, count, cols, count, 2)), panels(prepared(xs, count, cols, (count + 7) / 8 * 8, 3));
+                Buffer<float> y((size_t)count * one.rows);
+                ProductArgs a = arguments(cols, count, records->data, count);
+                a.matrices = 2, a.act = ACT_SILU;
+                a.matrix[0] = gate.m, a.matrix[1] = up.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = one.rows;
+                run(plan_for(a, Path::batch, 0));
+                const auto want = y.get();
+                y.fill(0xff);
+                a.x = panels->data, a.x_stride = (count + 7) / 8 * 8;
+                run(plan_many(a, false, 0, n, cluster, 1));
+                const auto got = y.get();
+                expect(bits(got) == bits(want), "pair unlike batch", "many " + std::to_string(n) + " " + std::to_string(cluster), relative(got, std::vector<double>(want.begin(), want.end())));
+            }
     std::printf("fusions checked\n");
 }
 
@@ -311,8 +352,9 @@ int main(int argc, char** argv) {
         check_experts();
         std::printf("%d failures\n", failures);
     }
-    if (failures) return 1;
     if (wanted("time")) time_decode();
+    if (wanted("many") && has_prefill()) time_many();
+    if (argc > 1 && wanted("profile") && has_prefill()) profile_many();
     if (wanted("prefill") && has_prefill()) time_prefill();
-    return 0;
+    return failures != 0;
 }

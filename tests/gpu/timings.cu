@@ -100,6 +100,106 @@ void time_decode() {
         }
 }
 
+namespace {
+
+struct Variant {
+    bool wide;
+    int cluster, blocks;
+};
+
+std::string time_variants(const Shape& s, int tokens, const std::function<double(const Variant&)>& time) {
+    std::string line;
+    double best = 1e30;
+    for (const Variant v : {Variant{false, 8, 2}, {false, 4, 2}, {false, 2, 2}, {false, 1, 2}, {true, 8, 1}, {true, 4, 1}, {true, 2, 1}, {true, 1, 1}, {true, 8, 2}, {true, 1, 2}}) {
+        if (s.pair && !v.wide) continue;
+        if (tokens == 64 && (v.wide ? v.blocks == 2 : v.cluster == 1)) continue;
+        const double us = time(v);
+        if (us == 0) continue;
+        best = std::min(best, us);
+        char text[80];
+        std::snprintf(text, sizeof text, "  %s%dx%d %.1f", v.wide ? "w" : "", v.cluster, v.blocks, us);
+        line += text;
+    }
+    char text[80];
+    std::snprintf(text, sizeof text, "%8.2f us |", best);
+    return text + line;
+}
+
+// 32 experts with 2 to 14 rows each.
+void time_experts(const Shape& s) {
+    const int experts = 32, rows = 256;
+    Setup setup({s.model, s.type, s.rows * experts, s.cols, s.pair}, rows + 8 * experts);
+    std::vector<ProductItem> items;
+    int at = 0, all = 0;
+    for (int e = 0; e < experts; ++e) {
+        const int count = 2 + e * 5 % 13;
+        items.push_back({e, at, at, count}), at += (count + 7) / 8 * 8, all += count;
+    }
+    std::vector<ProductItem> eights;
+    for (const auto& i : items)
+        for (int from = 0; from < i.count; from += 8) eights.push_back({i.expert, i.x_row + from, i.out_row + from, std::min(8, i.count - from)});
+    Buffer<ProductItem> device_items(items), device_eights(eights);
+    auto args = [&](int i, const Buffer<ProductItem>& of, int most) {
+        ProductArgs a = setup.copy(i);
+        for (int m = 0; m < 2; ++m) {
+            const uint8_t* weights = a.matrix[m].weights;
+            a.matrix[m] = describe(a.matrix[m].kind, s.rows, s.cols);
+            a.matrix[m].weights = weights, a.matrix[m].expert_bytes = (uint64_t)tiles_of(s.rows) * a.matrix[m].tile_bytes;
+            a.matrix[m].out = setup.y->data, a.matrix[m].out_stride = s.rows;
+        }
+        a.items = of.data, a.tokens = most;
+        return a;
+    };
+    std::printf("%-22s %d rows in %d, %.0f MB  ", s.model, all, experts, setup.bytes / 1e6);
+    for (Path path : {Path::small, Path::split}) {
+        const auto& of = path == Path::small ? device_eights : device_items;
+        std::printf(" %s %.1f", path == Path::small ? "small" : "split", time_graph(4, [&](int i, cudaStream_t stream) {
+                        run(plan_for(args(i, of, path == Path::small ? 8 : 64), path, (int)of.count), true, stream);
+                    }));
+    }
+    for (int n : {16, 32, 64})
+        std::printf("\n    n %d %s", n, time_variants(s, n, [&](const Variant& v) {
+                        const Plan p = plan_many(args(0, device_items, n), v.wide, (int)items.size(), n, v.cluster, v.blocks);
+                        if (p.shared > 227 * 1024) return 0.0;
+                        return time_graph(4, [&](int i, cudaStream_t stream) {
+                            run(plan_many(args(i, device_items, n), v.wide, (int)items.size(), n, v.cluster, v.blocks), true, stream);
+                        });
+                    }).c_str());
+    std::printf("\n");
+    std::fflush(stdout);
+}
+
+}  // namespace
+
+void time_many() {
+    std::printf("\nMany rows: microseconds a call; wide, cluster x blocks a multiprocessor\n");
+    for (const Shape& s : SHAPES)
+        for (int tokens : {16, 32, 64}) {
+            const Setup setup(s, tokens);
+            const int calls = (int)std::max<size_t>(setup.copies, std::min<size_t>(64, (1u << 30) / setup.bytes));
+            const std::string line = time_variants(s, tokens, [&](const Variant& v) {
+                const Plan p = plan_many(setup.copy(0), v.wide, 0, tokens, v.cluster, v.blocks);
+                if (p.shared > 227 * 1024) return 0.0;
+                return time_graph(calls, [&](int i, cudaStream_t stream) { run(plan_many(setup.copy(i), v.wide, 0, tokens, v.cluster, v.blocks), true, stream); });
+            });
+            std::printf("%-22s %3d %s\n", s.model, tokens, line.c_str());
+            std::fflush(stdout);
+        }
+    for (const Shape& s : SHAPES)
+        if (s.type == 39) time_experts(s);
+}
+
+// A launch each of what a step of 64 rows is made of, for a profiler.
+void profile_many() {
+    for (const Shape& s : SHAPES) {
+        if (s.type != 12 && s.rows < 100000) continue;
+        const Setup setup(s, 64);
+        const bool large = s.rows > 100000;
+        for (int i = 0; i < 2; ++i) run(plan_many(setup.copy(i), large, 0, 64, s.pair || large ? 1 : 8, s.pair || large ? 1 : 2));
+        CHECK(cudaDeviceSynchronize());
+    }
+}
+
 void time_prefill() {
     std::printf("\nPrefill: microseconds a call and TFLOP/s\n");
     for (const Shape& s : SHAPES) {

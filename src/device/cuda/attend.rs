@@ -4,7 +4,6 @@ use super::params;
 use super::pass::Run;
 use super::products::PackedRows;
 use super::scratch::PART_TAIL;
-use super::ways::Way;
 use crate::error::{Error, Result};
 use crate::model::{Heads, Norm, RopeStyle};
 use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
@@ -94,12 +93,9 @@ impl Run<'_> {
         };
         let s = self.scratch;
         let mixed = match self.packed_mixed(next) {
-            Some(to) => params::Mixed {
-                plain: 0,
-                packed: to.at,
-                stride: to.stride as i32,
-                panels: (self.way() == Way::Prompt).into(),
-            },
+            Some(to) => {
+                params::Mixed { plain: 0, packed: to.at, stride: to.stride as i32, panels: self.way().panels().into() }
+            }
             None => params::Mixed { plain: s.mixed, ..params::Mixed::default() },
         };
         let p = params::Attend {

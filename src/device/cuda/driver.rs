@@ -59,6 +59,7 @@ pub(super) struct LaunchConfig {
     pub n_attributes: c_uint,
 }
 
+pub(super) const ATTRIBUTE_CLUSTER: c_int = 4;
 pub(super) const ATTRIBUTE_PROGRAMMATIC_SERIALIZATION: c_int = 6;
 pub(super) const DEVICE_MULTIPROCESSORS: c_int = 16;
 pub(super) const DEVICE_BLOCK_SHARED: c_int = 97;

@@ -1,5 +1,6 @@
 //! A mixture of experts: the router's choice, the chosen experts' products, and their weighted sum.
 
+use super::many::many_rows;
 use super::params;
 use super::pass::Run;
 use super::products::{ChosenExperts, Group, Items, PackedRows, PlainRow, Rows, Store};
@@ -152,7 +153,12 @@ impl Run<'_> {
 
     /// Rows sorted by expert, so that each expert's matrices are read once.
     fn grouped_experts(&self, e: &Experts, x: Rows) -> Result<()> {
-        let (s, way) = (self.scratch, self.way());
+        let s = self.scratch;
+        // Experts are many matrices at once, which whole blocks read best, however few the rows; the sums are the same.
+        let way = match self.way() {
+            Way::Small | Way::Split if x.n > 1 && self.has_code(Way::Many) => Way::Many,
+            way => way,
+        };
         let (items, stride) = self.group(e, x.n, way)?;
         let packed = |at| PackedRows { at, stride, n: items.rows, plain: None };
         let input = params::Prepare {
@@ -191,9 +197,12 @@ impl Run<'_> {
     fn group(&self, e: &Experts, n: usize, way: Way) -> Result<(Items, usize)> {
         let (s, experts) = (self.scratch, e.router.rows.len());
         let choices = n * e.used;
+        // Twice the average, so that few have more and are read twice.
+        let average = 2 * choices.div_ceil(experts);
         let most = match way {
             Way::Small => SMALL_ROWS,
             Way::Batch | Way::Split => BATCH_ROWS,
+            Way::Many => many_rows(average),
             Way::Prompt => PROMPT_ROWS,
         };
         let (at, count, rows) = (s.items, s.item_count, n.min(most));
@@ -213,7 +222,7 @@ impl Run<'_> {
             most: rows as i32,
             spare: spare as i32,
         };
-        self.launch("experts", "group_experts", [1, 1, 1], (256, 0), &group)?;
+        self.launch("experts", "group_experts", [1, 1, 1], (1024, 0), &group)?;
         Ok((items, (spare + PROMPT_ROWS).next_multiple_of(PROMPT_ROWS)))
     }
 }

@@ -1,8 +1,8 @@
 //! The embedded kernels: loaded once per GPU, found by name, launched with one struct of parameters.
 
 use super::driver::{
-    ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED, FUNCTION_STATIC_SHARED, Handle, LaunchAttribute,
-    LaunchConfig,
+    ATTRIBUTE_CLUSTER, ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED, FUNCTION_STATIC_SHARED, Handle,
+    LaunchAttribute, LaunchConfig,
 };
 use super::gpu::Gpu;
 use super::ways::PROMPT_SHARED_BYTES;
@@ -52,6 +52,8 @@ pub(super) struct Launch<'a> {
     pub grid: [usize; 3],
     pub threads: u32,
     pub shared_bytes: u32,
+    /// Blocks along x that are one cluster; 0: as the kernel says.
+    pub cluster: u32,
 }
 
 impl Kernels {
@@ -171,16 +173,22 @@ impl Kernels {
             return Ok(());
         }
         let function = self.allowed(gpu, launch)?;
-        let mut value = [0; 16];
-        value[0] = 1;
-        let attribute = LaunchAttribute { id: ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, pad: 0, value };
+        let attribute = |id, first: [c_int; 3]| {
+            let mut value = [0; 16];
+            value[..3].copy_from_slice(&first);
+            LaunchAttribute { id, pad: 0, value }
+        };
+        let attributes = [
+            attribute(ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, [programmatic.into(), 0, 0]),
+            attribute(ATTRIBUTE_CLUSTER, [launch.cluster as c_int, 1, 1]),
+        ];
         let config = LaunchConfig {
             grid: launch.grid.map(|n| n.try_into().unwrap_or(u32::MAX)),
             block: [launch.threads, 1, 1],
             shared_bytes: launch.shared_bytes,
             stream,
-            attributes: &attribute,
-            n_attributes: programmatic.into(),
+            attributes: attributes.as_ptr(),
+            n_attributes: if launch.cluster > 0 { 2 } else { programmatic.into() },
         };
         let mut pointers: [*mut c_void; 1] = [std::ptr::from_ref(params).cast_mut().cast()];
         // SAFETY: the caller's promise; the driver copies the parameters before it returns.

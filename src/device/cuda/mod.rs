@@ -13,6 +13,7 @@ mod graph;
 mod inputs;
 mod kernels;
 mod kv;
+mod many;
 mod memory;
 mod packed;
 mod params;

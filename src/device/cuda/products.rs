@@ -81,6 +81,10 @@ pub(super) struct ChosenExperts {
     pub x_each: bool,
 }
 
+/// Rows above which, and the width from which, Way::Many is the fastest as measured.
+const MANY_ROWS: usize = 32;
+const MANY_COLS: usize = 2048;
+
 impl Run<'_> {
     pub(super) fn packed(&self, linear: &Linear) -> Option<Packed> {
         self.weights.stored[linear.weight.0 as usize]
@@ -102,14 +106,19 @@ impl Run<'_> {
     }
 
     /// Whether the card's code has these kernels: they are there but empty where it is too old for them.
-    fn has_code(&self, way: Way) -> bool {
+    pub(super) fn has_code(&self, way: Way) -> bool {
         let kernels = self.weights.gpu.kernels();
-        kernels.is_ok_and(|k| if way == Way::Prompt { k.abilities.wgmma } else { k.abilities.clusters })
+        let wgmma = matches!(way, Way::Many | Way::Prompt);
+        kernels.is_ok_and(|k| if wgmma { k.abilities.wgmma } else { k.abilities.clusters })
     }
 
     /// The way of `rows` rows in decoding.
     pub(super) fn decoding(&self, rows: usize) -> Way {
-        if rows <= SMALL_ROWS { Way::Small } else { self.many() }
+        match rows {
+            0..=SMALL_ROWS => Way::Small,
+            _ if rows > MANY_ROWS && self.weights.plan.n_embd >= MANY_COLS && self.has_code(Way::Many) => Way::Many,
+            _ => self.many(),
+        }
     }
 
     /// Whether `n` rows of `cols` columns go through product_row.cu, which takes one.
@@ -158,8 +167,7 @@ impl Run<'_> {
         args.store = match (group.store, way) {
             (Store::Write, _) => 0,
             (Store::Add, _) => 1,
-            (Store::Packed, Way::Small | Way::Batch | Way::Split) => 2,
-            (Store::Packed, Way::Prompt) => 3,
+            (Store::Packed, _) => 2 + u32::from(way.panels()),
         };
         args.act = match group.activation {
             None => 0,
@@ -182,7 +190,10 @@ impl Run<'_> {
         if self.one_row(way, group.x.n, args.cols as usize) && group.items.is_none() {
             return self.launch_row(args, &sizes, pair, group);
         }
-        self.launch_packed(args, &sizes, (pair, way), group.items)
+        match way {
+            Way::Many => self.launch_many(args, &sizes, pair, group.items),
+            _ => self.launch_packed(args, &sizes, (pair, way), group.items),
+        }
     }
 
     fn launch_packed(
@@ -206,10 +217,10 @@ impl Run<'_> {
             Way::Small => ([units, blocks(SMALL_ROWS), 1], 256),
             Way::Batch => ([units, blocks(BATCH_ROWS), 1], 256),
             Way::Split => ([SPLIT_BLOCKS * units, blocks(BATCH_ROWS), 1], 256),
-            Way::Prompt => ([blocks(PROMPT_ROWS), units, 1], 384),
+            Way::Many | Way::Prompt => ([blocks(PROMPT_ROWS), units, 1], 384),
         };
         let (file, name, shared_bytes) = (kernel.way.file(), kernel.name(), rings.shared_bytes as u32);
-        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes };
+        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes, cluster: 0 };
         if kernel.way == Way::Small {
             // A block takes several units in turn: no more blocks than run at once.
             launch.grid[0] = units.min(gpu.kernels()?.resident_blocks(gpu, &launch)?);
@@ -240,7 +251,7 @@ impl Run<'_> {
         (threads, shared_bytes): (u32, u32),
         params: &P,
     ) -> Result<()> {
-        let launch = Launch { file, name, grid, threads, shared_bytes };
+        let launch = Launch { file, name, grid, threads, shared_bytes, cluster: 0 };
         let gpu = &self.weights.gpu;
         // SAFETY: each caller passes the struct that its kernel declares, with addresses from `Scratch`, `LoadedWeights` and
         // `KvPool`, which are as large as the plan and the limits say; `submit` has checked the batch against both.
@@ -249,7 +260,7 @@ impl Run<'_> {
 
     /// Puts f32 rows, normed or as they are, into the form that products of `way` read.
     pub(super) fn prepare(&self, p: params::Prepare, n: usize, way: Way) -> Result<()> {
-        let p = params::Prepare { format: if way == Way::Prompt { 3 } else { 2 }, scale: 1.0, ..p };
+        let p = params::Prepare { format: 2 + u32::from(way.panels()), scale: 1.0, ..p };
         self.launch("prepare", "prepare", [n, 1, 1], (512, 0), &p)
     }
 }

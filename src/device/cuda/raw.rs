@@ -45,7 +45,9 @@ impl Run<'_> {
     pub(super) fn raw_product(&self, linear: &Linear, x: Rows, y: Rows, add: bool) -> Result<()> {
         let p = self.raw_params(linear, x, y, add);
         let (file, name) = kernel(self.weights.plan.weight(linear.weight).ty);
-        let grid = [(p.rows as usize).div_ceil(4), y.n.div_ceil(8), 1];
+        // As kernels/product_raw.cuh has it.
+        let together = if name == "f32" { 2 } else { 8 };
+        let grid = [(p.rows as usize).div_ceil(4), y.n.div_ceil(together), 1];
         self.launch(file, &format!("product_{name}"), grid, (128, 0), &p)
     }
 

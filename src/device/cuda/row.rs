@@ -83,6 +83,7 @@ impl Run<'_> {
             grid: [units.min(blocks.div_ceil(experts)), experts, 1],
             threads: 32 * (warps + HELPERS) as u32,
             shared_bytes: shared_bytes as u32,
+            cluster: 0,
         };
         // SAFETY: the struct that the kernel declares; addresses as in `launch`.
         unsafe { gpu.kernels()?.launch(gpu, self.stream, &launch, &row) }

@@ -23,7 +23,7 @@ pub(super) const PROMPT_SHARED_BYTES: usize = 227 * 1024;
 const PROMPT_SLOT_BYTES: usize = 16384;
 const PROMPT_SUM_BYTES: usize = 81920;
 
-/// The first three make the same sums in the same order.
+/// All but the last make the same sums in the same order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// Up to 8 rows a block.
@@ -32,6 +32,8 @@ pub(super) enum Way {
     Batch,
     /// Up to 64 rows, the columns split over a cluster of blocks: cards from sm_90 on.
     Split,
+    /// Hopper's tensor cores, up to 64 rows: launched by many.rs.
+    Many,
     /// Hopper's tensor cores, 128 rows a block.
     Prompt,
 }
@@ -67,11 +69,17 @@ pub(super) struct Rings {
 }
 
 impl Way {
+    /// Whether activations are panels, and not records.
+    pub(super) fn panels(self) -> bool {
+        matches!(self, Way::Many | Way::Prompt)
+    }
+
     pub(super) fn file(self) -> &'static str {
         match self {
             Way::Small => "product_small",
             Way::Batch => "product_batch",
             Way::Split => "product_split",
+            Way::Many => "product_many",
             Way::Prompt => "product_prefill",
         }
     }
@@ -98,7 +106,7 @@ impl Way {
         match self {
             // As measured: only for the largest matrices.
             Way::Small => work.tokens > 1 && args.matrix[0].tiles >= 4096,
-            Way::Batch => false,
+            Way::Batch | Way::Many => false,
             Way::Split => work.tokens > 32 && args.matrix.iter().any(|m| m.tiles >= 128),
             Way::Prompt => {
                 let tiles: usize = args.matrix.iter().map(|m| m.tiles as usize).sum();
@@ -144,7 +152,7 @@ impl Kernel {
             Way::Small => 1 << u32::from(self.wide),
             Way::Batch if self.pair => 4,
             Way::Batch => 8,
-            Way::Split | Way::Prompt => 8 << u32::from(self.wide),
+            Way::Split | Way::Many | Way::Prompt => 8 << u32::from(self.wide),
         };
         let matrices = args.matrices as usize;
         for (i, m) in args.matrix.iter_mut().take(matrices).enumerate() {
@@ -175,7 +183,7 @@ impl Kernel {
             Way::Small => (weights + 8 * 512 * tokens.min(SMALL_ROWS), 100 * 1024, 0, 4),
             Way::Batch => (8 * slot + rows, HALF_SHARED_BYTES, 16384, 4),
             Way::Split => (weights + rows, self.together() * HALF_SHARED_BYTES, self.together() * 32768, 4),
-            Way::Prompt => return self.prompt_rings(sizes, weights, slot, room),
+            Way::Many | Way::Prompt => return self.prompt_rings(sizes, weights, slot, room),
         };
         // Two stages where they fit, even if no other block then does.
         let stages = (wanted / stage.max(1)).clamp(2, most).min(room / stage.max(1));
