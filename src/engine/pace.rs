@@ -7,7 +7,7 @@
 //! not depend on its batch.
 
 /// A chunk may add this many times the duration of a step without prefill.
-const STRETCH: f64 = 1.7;
+const STRETCH: f64 = 1.8;
 /// Where even the smallest chunk costs more than that, one may cost this many times the smallest.
 const SLACK: f64 = 1.25;
 /// Chunks are multiples of this.
@@ -16,14 +16,16 @@ const GRAIN: usize = 16;
 const CLASSES: usize = 10;
 /// The chunk while nothing is measured.
 const FIRST: usize = 64;
-/// Weight of a new measurement, and how many times the mean it may be at the most: a stall tells little of the next one.
-const ALPHA: f64 = 0.2;
+/// Weight of a new measurement that is above the mean, of one below it, and how many times the mean one may be at the most: what
+/// stalls once tells little of the next time.
+const RISE: f64 = 0.1;
+const FALL: f64 = 0.5;
 const OUTLIER: f64 = 2.0;
 
 #[derive(Default)]
 pub struct Pace {
     /// Steps that only decode, by their rows.
-    steps: [Mean; CLASSES],
+    steps: [Cost; CLASSES],
     /// What chunks add, by their size.
     chunks: [Cost; CLASSES],
 }
@@ -33,16 +35,27 @@ struct Mean(Option<f64>);
 
 impl Mean {
     fn add(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |m| m + ALPHA * (value.min(OUTLIER * m) - m)));
+        let weight = |mean| if value < mean { FALL } else { RISE };
+        self.0 = Some(self.0.map_or(value, |m| m + weight(m) * (value.min(OUTLIER * m) - m)));
     }
 }
 
-/// The first chunk of a class may have to warm the device up, so it does not count.
+/// The first of a class may have to warm the device up, so it does not count.
 #[derive(Clone, Copy, Default)]
 struct Cost {
     seen: bool,
     rows: Mean,
     seconds: Mean,
+}
+
+impl Cost {
+    fn add(&mut self, rows: usize, seconds: f64) {
+        if self.seen {
+            self.rows.add(rows as f64);
+            self.seconds.add(seconds);
+        }
+        self.seen = true;
+    }
 }
 
 impl Pace {
@@ -51,37 +64,27 @@ impl Pace {
         let points = self.points();
         let (Some(step), Some(&(first, least))) = (self.step(answers), points.first()) else { return FIRST };
         let share = (prompts as f64 / answers.max(1) as f64).max(1.0);
-        let allowed = STRETCH * step * share;
-        let rows = match least > allowed && first < 2.0 * GRAIN as f64 {
-            true => rows_for(SLACK * least, &points),
-            false => {
-                // What nothing costs is not known: a step also reads all the weights.
-                let start = (0.0, step.min(least));
-                rows_for(allowed, &[&[start], points.as_slice()].concat())
-            }
-        };
+        // What the smallest chunk costs may not be known: a step, too, reads all the weights.
+        let fixed = if first < 2.0 * GRAIN as f64 { least } else { step.min(least) };
+        let allowed = (STRETCH * step * share).max(SLACK * fixed);
+        let rows = rows_for(allowed, &[&[(0.0, fixed)], points.as_slice()].concat());
         (rows as usize / GRAIN).clamp(1, GRAIN << CLASSES) * GRAIN
     }
 
     /// A batch with `prefill` rows of prompts and `decode` rows took `seconds`.
     pub fn observe(&mut self, prefill: usize, decode: usize, seconds: f64) {
         if prefill == 0 {
-            self.steps[class(decode.next_power_of_two())].add(seconds);
+            self.steps[class(decode.next_power_of_two())].add(decode, seconds);
         } else if prefill >= GRAIN {
             let rest = if decode > 0 { self.step(decode).unwrap_or(0.0) } else { 0.0 };
-            let cost = &mut self.chunks[class(prefill / GRAIN)];
-            if cost.seen {
-                cost.rows.add(prefill as f64);
-                cost.seconds.add((seconds - rest).max(seconds * 0.05));
-            }
-            cost.seen = true;
+            self.chunks[class(prefill / GRAIN)].add(prefill, (seconds - rest).max(seconds * 0.05));
         }
     }
 
     /// Seconds of a step of `rows`, or of the number nearest to it that was measured.
     fn step(&self, rows: usize) -> Option<f64> {
         let wanted = class(rows.next_power_of_two());
-        let known = self.steps.iter().enumerate().filter_map(|(i, mean)| Some((i.abs_diff(wanted), mean.0?)));
+        let known = self.steps.iter().enumerate().filter_map(|(i, cost)| Some((i.abs_diff(wanted), cost.seconds.0?)));
         known.min_by_key(|k| k.0).map(|k| k.1)
     }
 
@@ -131,9 +134,9 @@ mod tests {
     fn a_chunk_whose_cost_grows_with_its_size_is_what_the_steps_allow() {
         let mut pace = Pace::default();
         assert_eq!(pace.chunk(1, 8), FIRST);
-        // 6.8 ms to spend at 0.05 ms a token.
+        // 7.2 ms to spend at 0.05 ms a token.
         let settled = settle(&mut pace, 0.004, |n| 0.00005 * n as f64);
-        assert!((112..=136).contains(&settled), "{settled}");
+        assert!((112..=144).contains(&settled), "{settled}");
         // A token for a quarter of a step: the smallest, for it must go on.
         assert_eq!(settle(&mut Pace::default(), 0.004, |n| 0.001 * n as f64), GRAIN);
     }
@@ -155,15 +158,16 @@ mod tests {
             pace.observe(1024, 0, 0.008);
             pace.observe(0, 32, 0.002);
         }
-        // 1.4 ms beyond what a step costs, of the 6 ms that 1024 tokens cost beyond it.
+        // 1.6 ms beyond what a step costs, of the 6 ms that 1024 tokens cost beyond it.
         let chunk = pace.chunk(1, 32);
-        assert!((224..=240).contains(&chunk), "{chunk}");
+        assert!((256..=288).contains(&chunk), "{chunk}");
         assert!(pace.chunk(31, 1) >= 1024, "one answer waits for 31 prompts");
     }
 
     #[test]
     fn the_first_chunk_of_a_size_does_not_count_and_a_stall_hardly() {
         let mut pace = Pace::default();
+        pace.observe(0, 1, 2.0);
         pace.observe(0, 1, 0.004);
         pace.observe(64, 0, 3.0);
         assert_eq!(pace.chunk(1, 1), FIRST);
