@@ -7,7 +7,8 @@
 #                                     older cards and the sanitizers
 #
 # WORKER_ORCD_GOLDENS names the golden models, WORKER_ORCD_SPEED_MODELS a folder of GGUF files whose speeds are
-# measured. Where compute-sanitizer is found, it watches a few small models.
+# measured; with WORKER_ORCD_SOAK_SECONDS each also answers many at once, and goes through a soak of so long. Where
+# compute-sanitizer is found, it watches a few small models.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -27,7 +28,8 @@ products() {
     "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$program" "$@" \
         -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80 \
         tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
-        kernels/product_row.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_prefill.cu
+        kernels/product_row.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_many_*.cu \
+        kernels/product_prefill.cu
 }
 
 pack() {
@@ -46,6 +48,9 @@ pack() {
     for source in tests/c/*.c; do
         cc -std=c11 -O1 -I include -o "$to/c-$(basename "$source" .c)" "$source" \
             -L "$to" -lworker_orcd -pthread -ldl -lm "-Wl,-rpath,\$ORIGIN"
+    done
+    for name in speed crowd; do
+        cc -std=c11 -O2 -I include -o "$to/$name" "tests/bench/$name.c" -L "$to" -lworker_orcd -pthread "-Wl,-rpath,\$ORIGIN"
     done
     mkdir -p "$to/goldens"
     cp -r "${WORKER_ORCD_GOLDENS:-../shared/models/tiny}/." "$to/goldens/"
@@ -69,6 +74,12 @@ finish() {
     rm -f "$log"
     if [ -n "${WORKER_ORCD_SPEED_MODELS:-}" ]; then
         ./test-gpu speeds --nocapture | grep -v -e '^$' -e '^running' -e '^test '
+    fi
+    if [ -n "${WORKER_ORCD_SPEED_MODELS:-}" ] && [ -n "${WORKER_ORCD_SOAK_SECONDS:-}" ]; then
+        for model in "$WORKER_ORCD_SPEED_MODELS"/*.gguf; do
+            ./speed "$model" -r 3 -p 512,4096 -d 64 -s 1,8,32,64 -i 4096
+            ./crowd "$model" -a 64 -x 2048 -k "$WORKER_ORCD_SOAK_SECONDS" || failures=$((failures + 1))
+        done
     fi
     echo "$failures failed"
     [ "$failures" = 0 ]
@@ -126,7 +137,7 @@ case ${1:-} in
     run "$(cd "$here/../target/gpu-check" && pwd)"
     ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 64
     ;;
 esac
