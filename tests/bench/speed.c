@@ -17,6 +17,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,8 @@ enum { GENERATED = 128, MOST = 128, BUFFER = 4096 };
 
 static CudaModel *model;
 static int runs = 5;
+/* Answers that have begun. */
+static atomic_int begun;
 
 static double now(void) {
     struct timespec t;
@@ -72,7 +75,10 @@ static void *run(void *argument) {
     a->began = now();
     InferenceResult *r = cuda_inference_start(model, a->prompt, a->tokens, 0.0f, 0, &code);
     check(code, "cuda_inference_start");
-    while (a->pieces < a->tokens && cuda_inference_next_token(r, piece, BUFFER, NULL, &code)) a->at[a->pieces++] = now();
+    while (a->pieces < a->tokens && cuda_inference_next_token(r, piece, BUFFER, NULL, &code)) {
+        a->at[a->pieces++] = now();
+        if (a->pieces == 1) atomic_fetch_add(&begun, 1);
+    }
     while (cuda_inference_next_token(r, piece, BUFFER, NULL, &code)) {}
     a->ended = now();
     check(code, "cuda_inference_next_token");
@@ -165,9 +171,10 @@ static void intruder(int tokens) {
     double gaps[RUNNING * GENERATED], longest = 0;
     int n = 0;
     run(&alone);
+    atomic_store(&begun, 0);
     start_all(a, threads, RUNNING, 99);
-    struct timespec pause = {0, 60000000};
-    nanosleep(&pause, NULL);
+    const struct timespec pause = {0, 200000};
+    while (atomic_load(&begun) < RUNNING) nanosleep(&pause, NULL);
     run(&late);
     join_all(a, threads, RUNNING);
     for (int i = 0; i < RUNNING; i++)

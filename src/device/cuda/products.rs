@@ -81,9 +81,8 @@ pub(super) struct ChosenExperts {
     pub x_each: bool,
 }
 
-/// Rows above which, and the width from which, Way::Many is the fastest as measured.
-const MANY_ROWS: usize = 32;
-const MANY_COLS: usize = 2048;
+/// Rows above which Way::Many is the fastest as measured.
+const MANY_ROWS: usize = 16;
 
 impl Run<'_> {
     pub(super) fn packed(&self, linear: &Linear) -> Option<Packed> {
@@ -116,7 +115,7 @@ impl Run<'_> {
     pub(super) fn decoding(&self, rows: usize) -> Way {
         match rows {
             0..=SMALL_ROWS => Way::Small,
-            _ if rows > MANY_ROWS && self.weights.plan.n_embd >= MANY_COLS && self.has_code(Way::Many) => Way::Many,
+            _ if rows > MANY_ROWS && self.has_code(Way::Many) => Way::Many,
             _ => self.many(),
         }
     }
