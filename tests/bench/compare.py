@@ -82,15 +82,25 @@ def ours(lib, path, prompt_tokens, sequences):
 
 
 def many(engine, sequences, first):
-    """Pieces per second of several sequences at once; an answer may end early, and a piece may hold several tokens."""
+    """Pieces per second of several sequences while all of them run, beside those of each alone. Only prompts whose answers
+    go on are taken."""
     import threading
-    began = time.perf_counter()
-    pieces = []
-    run = lambda i: pieces.append(len(engine.generate(f"Number {i}:", GENERATED)))
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(sequences)]
+    prompts, alone = [], []
+    for i in range(100):
+        if len(prompts) == sequences:
+            break
+        times = engine.generate(f"Number {i}:", GENERATED)
+        if len(times) >= GENERATED * 3 // 4:
+            prompts.append(f"Number {i}:")
+            alone.append((len(times) - 1) / (times[-1] - times[0]))
+    answers = []
+    run = lambda prompt: answers.append(engine.generate(prompt, GENERATED))
+    threads = [threading.Thread(target=run, args=(p,)) for p in prompts]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    report(first=first, decode=sum(pieces) / (time.perf_counter() - began))
+    start, end = max(a[0] for a in answers), min(a[-1] for a in answers)
+    pieces = sum(sum(start < t <= end for t in a) for a in answers)
+    report(first=first, decode=pieces / (end - start), alone=statistics.median(alone))
 
 
 def peer(path, threads, mmap):
@@ -113,6 +123,26 @@ def peer(path, threads, mmap):
     report(first=first, prefill=len(ids) / prefill, decode=(GENERATED - 1) / (time.perf_counter() - began), tokens=len(ids))
 
 
+def wheel(path, threads):
+    """llama.cpp as a prebuilt package has it, for AVX2, through its server."""
+    import xllamacpp
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel = path, 2048, 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(params)
+
+    def ask(prompt, tokens):
+        wish = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+        answer = server.handle_completions(wish)
+        return (answer if isinstance(answer, dict) else json.loads(answer))["timings"]
+
+    ask("Hello", 1)
+    prompt, answer = ask(TEXT, 1), ask("The", GENERATED)
+    report(first=0, prefill=prompt["prompt_per_second"], decode=answer["predicted_per_second"], tokens=prompt["prompt_n"])
+    sys.stdout.flush()
+    os._exit(0)
+
+
 def measure(args, environment):
     environment = {**os.environ, "WORKER_ORCD_DEVICE": "cpu", **environment}
     out = subprocess.run([sys.executable, __file__, *map(str, args)], env=environment, capture_output=True, text=True)
@@ -127,10 +157,13 @@ def main():
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--sequences", type=int, default=1, help="measure ours alone with so many at once, beside one")
     ap.add_argument("--no-mmap", action="store_true", help="let llama.cpp read the file, where that and its own copy do not both fit")
+    ap.add_argument("--wheel", action="store_true", help="compare with the prebuilt package xllamacpp, ours on AVX2 alone")
     ap.add_argument("lib")
     ap.add_argument("models", nargs="+")
     a = ap.parse_args()
     threads = {"WORKER_ORCD_THREADS": str(a.threads)}
+    if a.wheel:
+        threads["WORKER_ORCD_CPU"] = "avx2"
     print(f"{'model':36} {'':12} {'prefill':>9} {'decode':>9} {'first ms':>9} {'rss MiB':>8}")
     for path in a.models:
         rows = {"llama.cpp": [], "ours": []}
@@ -138,13 +171,16 @@ def main():
             if a.sequences > 1:
                 rows["ours"].append(measure(["--ours", a.lib, path, 1, a.sequences], threads))
                 continue
-            rows["llama.cpp"].append(measure(["--peer", path, a.threads, int(not a.no_mmap)], {}))
+            peer = ["--wheel-peer", path, a.threads] if a.wheel else ["--peer", path, a.threads, int(not a.no_mmap)]
+            rows["llama.cpp"].append(measure(peer, {}))
             rows["ours"].append(measure(["--ours", a.lib, path, rows["llama.cpp"][-1]["tokens"], 1], threads))
         median = lambda who, key: statistics.median(r.get(key, 0) for r in rows[who])
         keys = ["prefill", "decode", "first", "rss_mib"]
         for who in (w for w in rows if rows[w]):
             v = [median(who, k) for k in keys]
             print(f"{os.path.basename(path):36} {who:12} {v[0]:9.1f} {v[1]:9.1f} {1000 * v[2]:9.1f} {v[3]:8.0f}", flush=True)
+        if a.sequences > 1:
+            print(f"{'':36} {'beside one':12} {'':9} {statistics.median(r['decode'] / r['alone'] for r in rows['ours']):9.2f}", flush=True)
         if rows["llama.cpp"]:
             ratio = [median("ours", k) / median("llama.cpp", k) for k in keys]
             print(f"{'':36} {'ratio':12} {ratio[0]:9.2f} {ratio[1]:9.2f} {ratio[2]:9.2f} {ratio[3]:8.2f}", flush=True)
@@ -155,5 +191,7 @@ if __name__ == "__main__":
         ours(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     elif sys.argv[1:2] == ["--peer"]:
         peer(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1")
+    elif sys.argv[1:2] == ["--wheel-peer"]:
+        wheel(sys.argv[2], int(sys.argv[3]))
     else:
         main()

@@ -110,57 +110,87 @@ unsafe fn sums<L: Lanes, E: Element, const K: usize, const R: usize, const T: us
     block: Block<E>,
     span: usize,
 ) -> [[f32; R]; T] {
-    // The parts of a pass: vectors `pass`, `pass + passes`, ... Their sums are folded as all vectors together would be.
-    let passes = PARTS / (K * L::N);
-    let row = |r: usize| block.rows.wrapping_byte_add(r * block.stride);
-    let token = |t: usize| block.x.wrapping_add(t * block.cols);
-    // SAFETY: the caller vouches for all; whole runs of parts are inside, the rest is copied.
+    // SAFETY: the caller vouches for all.
     unsafe {
-        let mut halves = [[[L::splat(0.0); T]; R]; 2];
-        for pass in 0..passes {
-            let mut parts = [[[L::splat(0.0); K]; R]; T];
-            let whole = span / PARTS * PARTS;
-            for at in (0..whole).step_by(PARTS) {
-                if T == 1 {
-                    let ahead = row(0).wrapping_add(at).wrapping_byte_add(AHEAD);
-                    for line in (0..PARTS * size_of::<E>()).step_by(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(line).cast());
-                    }
-                }
-                let at = at + pass * L::N;
-                let rows = std::array::from_fn(|r| row(r).wrapping_add(at));
-                add::<L, E, K, R, T>(&mut parts, rows, std::array::from_fn(|t| token(t).wrapping_add(at)));
-            }
-            if whole < span {
-                let (rows, tokens) = rest::<E, R, T>(block, whole..span);
-                let rows = rows.each_ref().map(|r| r.as_ptr().cast::<E>().wrapping_add(pass * L::N));
-                let tokens = tokens.each_ref().map(|t| t.as_ptr().wrapping_add(pass * L::N));
-                add::<L, E, K, R, T>(&mut parts, rows, tokens);
-            }
-            let half = &mut halves[pass % 2];
-            for r in 0..R {
-                for t in 0..T {
-                    let folded = fold::<L, K>(parts[t][r]);
-                    half[r][t] = if pass < 2 { folded } else { half[r][t].add(folded) };
-                }
+        // However many passes: the vectors are folded as they would be in one.
+        let mut all = pass::<L, E, K, R, T>(block, span, 0);
+        match PARTS / (K * L::N) {
+            1 => {}
+            2 => all = added(all, pass::<L, E, K, R, T>(block, span, 1)),
+            _ => {
+                all = added(all, pass::<L, E, K, R, T>(block, span, 2));
+                let odd = added(pass::<L, E, K, R, T>(block, span, 1), pass::<L, E, K, R, T>(block, span, 3));
+                all = added(all, odd);
             }
         }
         let mut sums = [[0.0; R]; T];
         for r in 0..R {
-            for t in (0..T).step_by(4) {
-                let mut four = [L::splat(0.0); 4];
-                let count = 4.min(T - t);
-                for i in 0..count {
-                    let [a, b] = [halves[0][r][t + i], halves[1][r][t + i]];
-                    four[i] = if passes > 1 { a.add(b) } else { a };
-                }
-                let four = if count == 1 { [four[0].sum(); 4] } else { L::sums(four) };
-                for (sums, sum) in sums[t..].iter_mut().zip(four) {
+            if T == 4 {
+                let four = L::sums([all[0][r], all[1 % T][r], all[2 % T][r], all[3 % T][r]]);
+                for (sums, sum) in sums.iter_mut().zip(four) {
                     sums[r] = sum;
+                }
+            } else {
+                for t in 0..T {
+                    sums[t][r] = all[t][r].sum();
                 }
             }
         }
         sums
+    }
+}
+
+/// # Safety
+/// The CPU has L.
+#[inline(always)]
+unsafe fn added<L: Lanes, const R: usize, const T: usize>(mut a: [[L; R]; T], b: [[L; R]; T]) -> [[L; R]; T] {
+    for (a, b) in a.as_flattened_mut().iter_mut().zip(b.as_flattened()) {
+        // SAFETY: the caller's promise.
+        *a = unsafe { a.add(*b) };
+    }
+    a
+}
+
+/// The parts that `K` vectors hold, folded: of the vectors `pass`, `pass + passes`, ...
+///
+/// # Safety
+/// As for [`sums`].
+#[inline(always)]
+unsafe fn pass<L: Lanes, E: Element, const K: usize, const R: usize, const T: usize>(
+    block: Block<E>,
+    span: usize,
+    pass: usize,
+) -> [[L; R]; T] {
+    let row = |r: usize| block.rows.wrapping_byte_add(r * block.stride);
+    let token = |t: usize| block.x.wrapping_add(t * block.cols);
+    // SAFETY: the caller vouches for all; whole runs of parts are inside, the rest is copied.
+    unsafe {
+        let mut parts = [[[L::splat(0.0); K]; R]; T];
+        let whole = span / PARTS * PARTS;
+        for at in (0..whole).step_by(PARTS) {
+            if T == 1 {
+                let ahead = row(0).wrapping_add(at).wrapping_byte_add(AHEAD);
+                for line in (0..PARTS * size_of::<E>()).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(line).cast());
+                }
+            }
+            let at = at + pass * L::N;
+            let rows = std::array::from_fn(|r| row(r).wrapping_add(at));
+            add::<L, E, K, R, T>(&mut parts, rows, std::array::from_fn(|t| token(t).wrapping_add(at)));
+        }
+        if whole < span {
+            let (rows, tokens) = rest::<E, R, T>(block, whole..span);
+            let rows = rows.each_ref().map(|r| r.as_ptr().cast::<E>().wrapping_add(pass * L::N));
+            let tokens = tokens.each_ref().map(|t| t.as_ptr().wrapping_add(pass * L::N));
+            add::<L, E, K, R, T>(&mut parts, rows, tokens);
+        }
+        let mut all = [[L::splat(0.0); R]; T];
+        for t in 0..T {
+            for r in 0..R {
+                all[t][r] = fold::<L, K>(parts[t][r]);
+            }
+        }
+        all
     }
 }
 
@@ -212,6 +242,7 @@ unsafe fn fold<L: Lanes, const K: usize>(mut parts: [L; K]) -> L {
 /// # Safety
 /// As for [`sums`]; the pointers lead to so many elements.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "iterators over these arrays make slower code")]
 unsafe fn add<L: Lanes, E: Element, const K: usize, const R: usize, const T: usize>(
     parts: &mut [[[L; K]; R]; T],
     rows: [*const E; R],
@@ -224,10 +255,10 @@ unsafe fn add<L: Lanes, E: Element, const K: usize, const R: usize, const T: usi
             for r in 0..R {
                 w[r] = E::load::<L>(rows[r].add(k * PARTS / K));
             }
-            for (parts, token) in parts.iter_mut().zip(&tokens) {
-                let x = L::load(token.add(k * PARTS / K));
-                for (part, w) in parts.iter_mut().zip(&w) {
-                    part[k] = w.fma(x, part[k]);
+            for t in 0..T {
+                let x = L::load(tokens[t].add(k * PARTS / K));
+                for r in 0..R {
+                    parts[t][r][k] = w[r].fma(x, parts[t][r][k]);
                 }
             }
         }
