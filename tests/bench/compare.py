@@ -126,6 +126,7 @@ def peer(path, threads, mmap):
 def wheel(path, threads):
     """llama.cpp as a prebuilt package has it, for AVX2, through its server."""
     import xllamacpp
+    began = time.perf_counter()
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = path, 2048, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -137,8 +138,9 @@ def wheel(path, threads):
         return (answer if isinstance(answer, dict) else json.loads(answer))["timings"]
 
     ask("Hello", 1)
+    first = time.perf_counter() - began
     prompt, answer = ask(TEXT, 1), ask("The", GENERATED)
-    report(first=0, prefill=prompt["prompt_per_second"], decode=answer["predicted_per_second"], tokens=prompt["prompt_n"])
+    report(first=first, prefill=prompt["prompt_per_second"], decode=answer["predicted_per_second"], tokens=prompt["prompt_n"])
     sys.stdout.flush()
     os._exit(0)
 
