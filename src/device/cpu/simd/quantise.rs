@@ -3,7 +3,9 @@
 //! One plane is wrong by half a percent, which attention's exponential makes more of and which makes a router choose other
 //! experts. Both share a scale, so that a kernel joins them while they are integers:
 //!
-//!     x = scale * (coarse + fine / 2^FINE_BITS)
+//! ```text
+//! x = scale * (coarse + fine / 2^FINE_BITS)
+//! ```
 //!
 //! The coarse plane and the scales are those of `quant::q8`; `fine = round((x - scale * coarse) * (2^FINE_BITS / scale))`,
 //! held within 127, and 0 where the scale is no positive number.
