@@ -49,21 +49,6 @@ __device__ __forceinline__ void warp_arrive(uint64_t* bar, int lane) {
     if (lane < WARP_ARRIVALS) barrier_arrive(bar);
 }
 
-__device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
-    const uint32_t address = shared_address(bar);
-    uint32_t done = 0;
-    while (!done) {
-#if BULK_COPY
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-#else
-        asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-#endif
-                     : "=r"(done)
-                     : "r"(address), "r"(parity)
-                     : "memory");
-    }
-}
-
 // One try.
 __device__ __forceinline__ bool barrier_passed(uint64_t* bar, uint32_t parity) {
     uint32_t done;
@@ -77,6 +62,24 @@ __device__ __forceinline__ bool barrier_passed(uint64_t* bar, uint32_t parity) {
                  : "memory");
     return done;
 }
+
+__device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
+    while (!barrier_passed(bar, parity)) {
+    }
+}
+
+#if BULK_COPY
+__device__ __forceinline__ int cluster_blocks() {
+    int n;
+    asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
+    return n;
+}
+
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+#endif
 
 // The lanes that ask for copies: the first alone, or all. What only they need to know lives in their registers, and a branch
 // around a whole fill keeps the addresses of bulk copies uniform for the compiler.

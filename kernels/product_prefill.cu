@@ -12,48 +12,15 @@
 // Two warpgroups of 64 T rows each take weights as A from registers, dequantised there, so they never pass through shared memory
 // as f16; activations are B, 128 tokens by 64 columns a stage, copied as they lie. The next step is dequantised while the last
 // one is multiplied. A token's result depends on the columns' order alone: not on the other tokens, nor on how a prompt is cut.
-#include "product_async.cuh"
 #include "product_dequant.cuh"
 #include "product_store.cuh"
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define WGMMA 1
-#else
-#define WGMMA 0
-#endif
+#include "product_wgmma.cuh"
 
 #if WGMMA
 namespace {
 
 constexpr int WARPS = 8, TOKENS = 128, MAX_STAGES = 8, X_BYTES = TOKENS * 128;
 constexpr int ROW = 20;  // floats from token to token of a tile of sums: 16 rows, and room to keep off each other's banks
-
-// d += a b, 64 x 16 by 16 x 128; a from registers, b at `descriptor`: rows of 128 bytes in the 128-byte swizzle.
-__device__ __forceinline__ void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t descriptor) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor));
-}
-
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N>
-__device__ __forceinline__ void wgmma_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
 
 // Shared memory and what one block works on.
 template <int T, bool PAIR>
@@ -74,16 +41,6 @@ struct Prompt {
     __device__ uint32_t bytes(int piece) const { return piece + 1 == pieces ? matrix(0).last_piece_bytes : matrix(0).piece_bytes; }
 
     __device__ uint8_t* weights(int slot, int i) const { return weights0 + (slot * T + i) * WARPS * args.slot_bytes; }
-};
-
-// A place in a ring of slots, and the parity of its barrier's phase.
-struct Turn {
-    int slot = 0, slots;
-    uint32_t parity = 0;
-    __device__ explicit Turn(int n) : slots(n) {}
-    __device__ void next() {
-        if (++slot == slots) slot = 0, parity ^= 1;
-    }
 };
 
 // One lane: pieces of the weights, and steps of the activations, each in its ring. All that does not change stays outside the
@@ -141,7 +98,7 @@ __device__ __forceinline__ void half_step(Record<K> (&record)[T], int n, uint64_
 #pragma unroll
     for (int ks = 0; ks < 2; ++ks)
 #pragma unroll
-        for (int i = 0; i < T; ++i) wgmma(acc[i], a[i][ks], descriptor + 4 * HALF + 2 * ks);
+        for (int i = 0; i < T; ++i) wgmma<128>(acc[i], a[i][ks], descriptor + 4 * HALF + 2 * ks);
     wgmma_commit();
     wgmma_wait<1>();
 }
@@ -162,8 +119,7 @@ __device__ __forceinline__ void consume(const Prompt<T, PAIR>& p, const Record<K
 #pragma unroll 1
         for (int n = 0; n < steps; ++n) {
             barrier_wait(&p.full[slot], parity);
-            const uint32_t x = shared_address(p.x0 + slot * X_BYTES);
-            const uint64_t descriptor = (uint64_t)((x & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+            const uint64_t descriptor = wgmma_descriptor(p.x0 + slot * X_BYTES);
             half_step<0>(record, n, descriptor, acc);
             if (before >= 0) warp_arrive(&p.empty[before], lane);
             half_step<1>(record, n, descriptor, acc);

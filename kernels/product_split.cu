@@ -20,11 +20,6 @@ namespace {
 
 constexpr int WARPS = 8, TOKENS = 64, GROUPS = TOKENS / 8, MAX_STAGES = 8;
 
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // The float at this block's shared address, in block `rank` of the cluster.
 __device__ __forceinline__ float load_from(uint32_t address, int rank) {
     float value;

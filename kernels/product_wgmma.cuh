@@ -1,4 +1,4 @@
-// Hopper's products of a warpgroup (wgmma, sm_90a alone), clusters, and a place in a ring.
+// Hopper's products of a warpgroup (wgmma, sm_90a alone), and a place in a ring.
 #pragma once
 #include "product_async.cuh"
 
@@ -43,6 +43,19 @@ __device__ __forceinline__ void wgmma<64>(float (&d)[32], const uint32_t (&a)[4]
         : WGMMA_A);
 }
 
+template <>
+__device__ __forceinline__ void wgmma<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t descriptor) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+        : WGMMA_D8(0), WGMMA_D8(8), WGMMA_D8(16), WGMMA_D8(24), WGMMA_D8(32), WGMMA_D8(40), WGMMA_D8(48), WGMMA_D8(56)
+        : WGMMA_A);
+}
+
 // Keeps the compiler from using sums before the wait that makes them good.
 template <int N>
 __device__ __forceinline__ void wgmma_settle(float (&d)[N / 2]) {
@@ -60,17 +73,6 @@ __device__ __forceinline__ void wgmma_wait() {
 // Rows of 128 bytes in the 128-byte swizzle, at a multiple of 1024.
 __device__ __forceinline__ uint64_t wgmma_descriptor(const void* shared) {
     return (uint64_t)((shared_address(shared) & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
-}
-
-__device__ __forceinline__ int cluster_blocks() {
-    int n;
-    asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
-    return n;
-}
-
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // A place in a ring of slots, and the parity of its barrier's phase.
