@@ -163,6 +163,7 @@ static int stream(InferenceResult* answer)
     }
     free(piece);
     putchar('\n');
+    fflush(stdout); /* before what stderr says */
     if (code != CUDA_SUCCESS) return failed("answer", code);
     report(answer);
     return 0;
