@@ -2,7 +2,7 @@
 // of rows, and speeds at the sizes of real models. One table; exit code 1 if anything is wrong.
 //
 //   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/products.cu tests/gpu/timings.cu kernels/{repack,prepare,product_*}.cu
-//   products [check] [tiny] [time] [many] [profile] [prefill]
+//   products [check] [tiny [TYPE..] [fused]] [time] [many] [profile] [prefill]
 #include <memory>
 #include <string>
 
@@ -345,9 +345,11 @@ int main(int argc, char** argv) {
         check_rows({1, 20, 40});
         check_rows({30, 144, 1000});
     }
-    if (wanted("tiny"))  // for the tools of compute-sanitizer, which take their time
-        for (const Type& t : TYPES) check_rows({t.number, 17, t.cols == 256 ? 512 : 608});
-    if (wanted("check") || wanted("tiny")) {
+    const bool few = argc > 2;  // for the tools of compute-sanitizer, which take their time
+    if (wanted("tiny"))
+        for (const Type& t : TYPES)
+            if (!few || wanted(t.name)) check_rows({t.number, 17, t.cols == 256 ? 512 : 608});
+    if (wanted("check") || (few ? wanted("fused") : wanted("tiny"))) {
         check_fusions();
         check_experts();
         std::printf("%d failures\n", failures);
