@@ -58,15 +58,23 @@ __device__ __forceinline__ void put(const ProductArgs& args, const Sink& sink, u
         *out = value;
 }
 
-// One sum of a launch without a pair; `bias` is that of the row.
-__device__ __forceinline__ void finish(const ProductArgs& args, const Sink& sink, uint32_t row, int token, float sum, float bias) {
+// What becomes of one sum of a launch without a pair; `bias` is that of the row.
+__device__ __forceinline__ float value_of(const ProductArgs& args, float sum, float bias) {
     const float value = fmaf(sum, args.out_scale, bias);
-    put(args, sink, row, token, args.act == ACT_GELU_ALONE ? gelu(value) : value);
+    return args.act == ACT_GELU_ALONE ? gelu(value) : value;
 }
 
-// The two sums of a pair.
+__device__ __forceinline__ void finish(const ProductArgs& args, const Sink& sink, uint32_t row, int token, float sum, float bias) {
+    put(args, sink, row, token, value_of(args, sum, bias));
+}
+
+// Of the two sums of a pair.
+__device__ __forceinline__ float value_of_pair(const ProductArgs& args, const float sum[2], const float bias[2]) {
+    return activate(args, fmaf(sum[0], args.out_scale, bias[0]), fmaf(sum[1], args.out_scale, bias[1]));
+}
+
 __device__ __forceinline__ void finish_pair(const ProductArgs& args, const Sink& sink, uint32_t row, int token, const float sum[2], const float bias[2]) {
-    put(args, sink, row, token, activate(args, fmaf(sum[0], args.out_scale, bias[0]), fmaf(sum[1], args.out_scale, bias[1])));
+    put(args, sink, row, token, value_of_pair(args, sum, bias));
 }
 
 // The matrix that a unit belongs to.
