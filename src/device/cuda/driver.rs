@@ -76,10 +76,14 @@ pub(super) const CAPTURE_THREAD_LOCAL: c_int = 1;
 pub(super) const HOST_PORTABLE: c_uint = 1;
 
 macro_rules! api {
-    ($($name:ident = $symbol:literal ($($arg:ident: $ty:ty),*);)*) => {
-        /// Every function of the driver that is used.
+    (
+        $($name:ident = $symbol:literal ($($arg:ident: $ty:ty),*);)*
+        [newer] $($newer:ident = $newer_symbol:literal ($($newer_arg:ident: $newer_ty:ty),*);)*
+    ) => {
+        /// Every function of the driver that is used; None: a newer one that this driver lacks.
         pub(super) struct Api {
             $($name: unsafe extern "C" fn($($ty),*) -> Status,)*
+            $($newer: Option<unsafe extern "C" fn($($newer_ty),*) -> Status>,)*
         }
 
         impl Api {
@@ -90,6 +94,10 @@ macro_rules! api {
                         // SAFETY: the driver exports this name with this signature; versioned names never change theirs.
                         unsafe { std::mem::transmute::<Handle, unsafe extern "C" fn($($ty),*) -> Status>(symbol) }
                     },)*
+                    $($newer: find(library, concat!($newer_symbol, "\0")).map(|symbol| {
+                        // SAFETY: as above.
+                        unsafe { std::mem::transmute::<Handle, unsafe extern "C" fn($($newer_ty),*) -> Status>(symbol) }
+                    }),)*
                 })
             }
 
@@ -100,6 +108,17 @@ macro_rules! api {
                 pub(super) unsafe fn $name(&self, $($arg: $ty),*) -> Status {
                     // SAFETY: the caller's promise.
                     unsafe { (self.$name)($($arg),*) }
+                }
+            )*
+
+            $(
+                /// None where the driver is too old.
+                ///
+                /// # Safety
+                /// As the driver documents the function of this name.
+                pub(super) unsafe fn $newer(&self, $($newer_arg: $newer_ty),*) -> Option<Status> {
+                    // SAFETY: the caller's promise.
+                    self.$newer.map(|call| unsafe { call($($newer_arg),*) })
                 }
             )*
         }
@@ -152,6 +171,11 @@ api! {
     graph_destroy = "cuGraphDestroy" (graph: Handle);
     graph_exec_destroy = "cuGraphExecDestroy" (exec: Handle);
     launch = "cuLaunchKernelEx" (config: *const LaunchConfig, function: Handle, params: *mut *mut c_void, extra: *mut *mut c_void);
+
+    [newer]
+    module_function_count = "cuModuleGetFunctionCount" (count: *mut c_uint, module: Handle);
+    module_functions = "cuModuleEnumerateFunctions" (functions: *mut Handle, count: c_uint, module: Handle);
+    function_load = "cuFuncLoad" (function: Handle);
 }
 
 fn find(library: Handle, name: &'static str) -> Option<Handle> {

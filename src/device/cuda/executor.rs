@@ -5,15 +5,17 @@
 
 use super::driver::Ptr;
 use super::graph::Graph;
-use super::inputs::{Block, Filling, Row};
+use super::inputs::{Block, Filling};
 use super::kv::KvPool;
 use super::memory::{Event, Pinned, Stream};
 use super::pass::{Extent, Run};
 use super::scratch::{Scratch, Sizes, TILE_ROWS, splits};
+use super::staging::Staging;
+use super::wants::{LogitsWanted, Pending, fill_row, pending_of, segments_of, want};
 use super::weights::LoadedWeights;
 use crate::device::Executor;
 use crate::error::{Error, ErrorCode, Result};
-use crate::plan::{Batch, KvGroup, Output, PAGE_TOKENS, PageTable, Phase, Segment, Tokens, Want};
+use crate::plan::{Batch, KvGroup, Output, PAGE_TOKENS, PageTable, Phase, Tokens, Want};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -26,14 +28,8 @@ pub(super) struct Place {
     /// Page tables of slots that are new.
     tables: Pinned,
     outputs: Pinned,
+    logits: Staging,
     done: Event,
-}
-
-/// What a segment of a queued batch waits for.
-enum Pending {
-    Nothing,
-    Token,
-    Logits(Vec<f32>),
 }
 
 pub(super) struct CudaExecutor {
@@ -55,9 +51,6 @@ pub(super) struct CudaExecutor {
     broken: Option<Error>,
 }
 
-/// Where a pass's logits go: (segment, row of logits, rows).
-type LogitsWanted = Vec<(usize, usize, usize)>;
-
 impl CudaExecutor {
     /// The context must be current.
     pub(super) fn new(
@@ -72,6 +65,7 @@ impl CudaExecutor {
                 blocks: Pinned::new(&gpu, prefill.bytes() + decode.bytes() * sizes.sequences.max(2))?,
                 tables: Pinned::new(&gpu, sizes.sequences * sizes.table_stride * 4)?,
                 outputs: Pinned::new(&gpu, sizes.sequences * 4)?,
+                logits: Staging::new(weights.plan.n_vocab),
                 done: Event::new(&gpu)?,
             })
         };
@@ -167,14 +161,8 @@ impl CudaExecutor {
 
     fn queue(&mut self, place: &mut Place, batch: &Batch) -> Result<Vec<Pending>> {
         self.send_tables(place, batch)?;
-        let mut pending: Vec<Pending> = batch
-            .segments
-            .iter()
-            .map(|s| match s.want {
-                Want::Token(_) => Pending::Token,
-                Want::Nothing | Want::Logits | Want::AllLogits => Pending::Nothing,
-            })
-            .collect();
+        let (mut pending, rows) = pending_of(batch);
+        place.logits.reserve(&self.weights.gpu, rows)?;
         let used = self.queue_decode(place, batch, &mut pending)?;
         self.queue_prefill(place, used, batch, &mut pending)?;
         let bytes = batch.segments.len() * 4;
@@ -207,7 +195,7 @@ impl CudaExecutor {
                 // SAFETY: the block's place on the device; the pinned copy stays until this place's event has passed.
                 unsafe { self.stream.upload(self.scratch.decode_block, &place.blocks.bytes()[used..used + bytes])? };
                 self.replay(segments.len().next_power_of_two().min(self.sizes.decode_rows), splits)?;
-                self.fetch_logits(&logits, pending)?;
+                self.fetch_logits(place, &logits, pending)?;
                 used += bytes;
             }
         }
@@ -282,56 +270,20 @@ impl CudaExecutor {
         // SAFETY: the block's place on the device; the pinned copy stays until this place's event has passed.
         unsafe { self.stream.upload(self.scratch.prefill_block, &place.blocks.bytes()[used..used + bytes])? };
         self.run(Extent { phase: Phase::Prefill, rows, tiles, splits: 1, heads }).steps()?;
-        self.fetch_logits(&logits, pending)
+        self.fetch_logits(place, &logits, pending)
     }
 
     /// Queues copies of the logits that were asked for.
-    fn fetch_logits(&self, wanted: &LogitsWanted, pending: &mut [Pending]) -> Result<()> {
-        let n_vocab = self.weights.plan.n_vocab;
-        for &(segment, head, rows) in wanted {
-            if !matches!(pending[segment], Pending::Logits(_)) {
-                pending[segment] = Pending::Logits(Vec::new());
+    fn fetch_logits(&self, place: &mut Place, wanted: &LogitsWanted, pending: &mut [Pending]) -> Result<()> {
+        for &(segment, head, n) in wanted {
+            if let Some(Pending::Logits { first, rows }) = pending.get_mut(segment) {
+                let from = self.scratch.logits + (head * self.weights.plan.n_vocab * 4) as u64;
+                // SAFETY: rows of logits that the pass makes; they are read after this place's event.
+                unsafe { place.logits.fetch(&self.stream, *first + *rows, n, from)? };
+                *rows += n;
             }
-            let Pending::Logits(logits) = &mut pending[segment] else {
-                continue;
-            };
-            let start = logits.len();
-            logits.resize(start + rows * n_vocab, 0.0);
-            let from = self.scratch.logits + (head * n_vocab * 4) as u64;
-            // SAFETY: floats are plain bytes.
-            let to = unsafe { logits[start..].align_to_mut::<u8>().1 };
-            // SAFETY: rows of logits that the pass made. The vector may move when the segment's next row is appended, so the
-            // copy must have ended by then.
-            unsafe { self.stream.download(to, from)? };
-            self.stream.synchronize()?;
         }
         Ok(())
-    }
-}
-
-fn segments_of(batch: &Batch, phase: Phase) -> impl Iterator<Item = (usize, &Segment)> {
-    batch.segments.iter().enumerate().filter(move |(_, s)| s.phase == phase)
-}
-
-fn fill_row(filling: &mut Filling, s: &Segment, row: usize) {
-    let token = match &s.tokens {
-        Tokens::Known(ids) => ids.get(row).copied(),
-        Tokens::Sampled => None,
-    };
-    filling.row(Row { token, slot: s.slot, position: s.position + row });
-}
-
-/// Notes what segment `i` wants of its row `row`, whose logits are in row `head`.
-fn want(filling: &mut Filling, logits: &mut LogitsWanted, (i, s): (usize, &Segment), (row, head): (usize, usize)) {
-    let last = row + 1 == s.tokens.len();
-    match s.want {
-        Want::Token(draw) if last => filling.draw(head, draw, s.slot, s.position + row + 1, i),
-        Want::Logits if last => logits.push((i, head, 1)),
-        Want::AllLogits => match logits.last_mut() {
-            Some((segment, first, rows)) if *segment == i && *first + *rows == head => *rows += 1,
-            _ => logits.push((i, head, 1)),
-        },
-        Want::Nothing | Want::Token(_) | Want::Logits => {}
     }
 }
 
@@ -383,7 +335,7 @@ impl Executor for CudaExecutor {
         let drawn = place.outputs.bytes().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let output = |(pending, id)| match pending {
             Pending::Nothing => Output::Nothing,
-            Pending::Logits(logits) => Output::Logits(logits),
+            Pending::Logits { first, rows } => Output::Logits(place.logits.rows(first, rows)),
             Pending::Token if id == u32::MAX => Output::Poisoned,
             Pending::Token => Output::Token(id),
         };

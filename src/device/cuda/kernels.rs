@@ -81,6 +81,28 @@ impl Kernels {
         Ok(kernels)
     }
 
+    /// Has the driver put all kernels of these files on the device, where it can be told to: one that it puts there at its first
+    /// launch would not find room on a card that is full by then.
+    pub(super) fn make_ready(&self, gpu: &Gpu, files: &[&str]) -> Result<()> {
+        for (file, module) in self.modules.iter().filter(|m| files.contains(&m.0)) {
+            let what = format!("making the kernels of {file} ready");
+            let mut count = 0;
+            // SAFETY: a place for the number, and a loaded module.
+            let Some(code) = (unsafe { gpu.api.module_function_count(&mut count, *module) }) else { continue };
+            gpu.check(code, &what)?;
+            let mut handles = vec![std::ptr::null_mut(); count as usize];
+            // SAFETY: places for as many functions, and a loaded module.
+            let code = unsafe { gpu.api.module_functions(handles.as_mut_ptr(), count, *module) };
+            gpu.check(code.unwrap_or(0), &what)?;
+            for handle in handles.into_iter().filter(|h| !h.is_null()) {
+                // SAFETY: a function of a loaded module.
+                let code = unsafe { gpu.api.function_load(handle) };
+                gpu.check(code.unwrap_or(0), &what)?;
+            }
+        }
+        Ok(())
+    }
+
     fn functions(&self) -> MutexGuard<'_, Functions> {
         self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }

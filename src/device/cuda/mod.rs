@@ -24,7 +24,9 @@ mod raw;
 mod ring;
 mod row;
 mod scratch;
+mod staging;
 mod upload;
+mod wants;
 mod ways;
 mod weights;
 

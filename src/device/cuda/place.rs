@@ -108,6 +108,24 @@ impl Layout {
     }
 }
 
+/// Files of kernels that a model with this layout may launch.
+fn kernel_files(plan: &Plan, stored: &[Option<Packed>]) -> Vec<&'static str> {
+    let mut files =
+        vec!["attend_decode", "attend_prefill", "embed", "embed_packed", "ffn", "norm", "prepare", "qkv", "sample"];
+    let raw = plan.weights.iter().zip(stored).any(|(w, stored)| w.rows * w.experts > 1 && stored.is_none());
+    if raw {
+        files.extend(["product_raw", "product_raw_k"]);
+    }
+    if stored.iter().any(Option::is_some) {
+        files.extend(["product_small", "product_batch", "product_split", "product_row", "product_prefill"]);
+        files.extend(["product_many_16", "product_many_32", "product_many_64"]);
+    }
+    if plan.experts > 0 {
+        files.extend(["experts", "route_row"]);
+    }
+    files
+}
+
 /// Words with a bit for each id that must not be drawn.
 fn never_words(plan: &Plan) -> Vec<u8> {
     let mut words = vec![0u8; plan.n_vocab.div_ceil(32) * 4];
@@ -172,8 +190,8 @@ impl Device for CudaDevice {
         }
         let gpu = &self.gpu;
         let _entered = gpu.enter()?;
-        gpu.kernels()?;
         let layout = Layout::new(&plan, &limits)?;
+        gpu.kernels()?.make_ready(gpu, &kernel_files(&plan, &layout.stored))?;
         layout.check_room(gpu)?;
         let Layout { sizes, blocks, stored, places, weight_bytes, working_bytes } = layout;
         let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;
