@@ -4,7 +4,8 @@
 //! codes of 4 bits may be added eight pairs deep, of 5 bits four pairs, of 6 bits two. Codes of 8 bits keep their sign,
 //! which goes to the activations first: 2 * 128 * 127 is just small enough.
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Places, Rows};
+use crate::device::cpu::simd::quantise::FINE_BITS;
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -28,6 +29,11 @@ impl Lanes for Avx2 {
     const LANES: usize = 8;
     const TOKENS: usize = 2;
     const SIGNED_OFFSET: i32 = 0;
+    const MANY_HALVES: bool = false;
+
+    unsafe fn halves<const BYTES: usize>(_: Rows, _: usize) -> [__m256; 8] {
+        unreachable!("MANY_HALVES is false")
+    }
 
     #[inline(always)]
     unsafe fn signed(a: __m256i) -> __m256i {
@@ -35,11 +41,13 @@ impl Lanes for Avx2 {
     }
 
     ops! {
-        quads(rows: Rows, at: usize) -> [__m256i; 4] = {
-            rows.fetch::<8, 2>(at);
+        pieces(rows: Rows, at: usize) -> [__m256i; 4] = {
+            rows.fetch(8, 2, at);
             let rows = rows.eight(at);
-            let (a, b) = (two(rows[0], rows[4]), two(rows[1], rows[5]));
-            let (c, d) = (two(rows[2], rows[6]), two(rows[3], rows[7]));
+            [two(rows[0], rows[4]), two(rows[1], rows[5]), two(rows[2], rows[6]), two(rows[3], rows[7])]
+        };
+        turn(pieces: [__m256i; 4]) -> [__m256i; 4] = {
+            let [a, b, c, d] = pieces;
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
             [
@@ -49,8 +57,20 @@ impl Lanes for Avx2 {
                 _mm256_unpackhi_epi64(ab_high, cd_high),
             ]
         };
+        fold(sums: [__m256i; 4]) -> __m256i = {
+            let [a, b, c, d] = sums;
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+        };
+        add_fifths(codes: __m256i, bits: __m256i, places: &Places) -> __m256i = {
+            let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(places.bytes.as_ptr().cast()));
+            let masks = _mm256_broadcastsi128_si256(_mm_loadu_si128(places.masks.as_ptr().cast()));
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, bytes), masks), masks);
+            _mm256_or_si256(codes, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+        };
         dwords(rows: Rows, at: usize) -> __m256i = {
-            rows.fetch::<8, 1>(at);
+            rows.fetch(8, 1, at);
             let mut lanes = [0i32; 8];
             for (lane, row) in lanes.iter_mut().zip(rows.eight(at)) {
                 *lane = row.cast::<i32>().read_unaligned();
@@ -64,7 +84,6 @@ impl Lanes for Avx2 {
         shr(a: __m256i, bits: usize) -> __m256i = _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits as i32));
         shr_signed(a: __m256i, bits: usize) -> __m256i = _mm256_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
         add_int(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
-        mul_int(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
         lookup(table: &[i8; 16], index: __m256i) -> __m256i =
             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), index);
         to_float(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
@@ -75,6 +94,28 @@ impl Lanes for Avx2 {
             _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
         };
         spread(at: *const i8) -> __m256i = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+        spread_piece(at: *const i8) -> __m256i = _mm256_broadcastsi128_si256(_mm_loadu_si128(at.cast()));
+        dot_both[const BITS: u32, const N: usize](w: [__m256i; N], coarse: [__m256i; N], fine: [__m256i; N]) -> __m256i = {
+            let (up, one) = (_mm256_set1_epi16(1 << FINE_BITS), _mm256_set1_epi16(1));
+            let mut sum = _mm256_setzero_si256();
+            if BITS == 8 {
+                for i in 0..N {
+                    let size = _mm256_abs_epi8(w[i]);
+                    let coarse = _mm256_maddubs_epi16(size, _mm256_sign_epi8(coarse[i], w[i]));
+                    let fine = _mm256_maddubs_epi16(size, _mm256_sign_epi8(fine[i], w[i]));
+                    let both = _mm256_add_epi32(_mm256_madd_epi16(coarse, up), _mm256_madd_epi16(fine, one));
+                    sum = _mm256_add_epi32(sum, both);
+                }
+            } else {
+                let mut pairs = [sum; 2];
+                for i in 0..N {
+                    pairs[0] = _mm256_add_epi16(pairs[0], _mm256_maddubs_epi16(w[i], coarse[i]));
+                    pairs[1] = _mm256_add_epi16(pairs[1], _mm256_maddubs_epi16(w[i], fine[i]));
+                }
+                sum = _mm256_add_epi32(_mm256_madd_epi16(pairs[0], up), _mm256_madd_epi16(pairs[1], one));
+            }
+            sum
+        };
         dot[const BITS: u32](sum: __m256i, w: &[__m256i; 4], x: &[__m256i; 4]) -> __m256i = {
             let mut pairs = [_mm256_setzero_si256(); 4];
             for i in 0..4 {
@@ -111,7 +152,7 @@ impl Lanes for Avx2 {
 /// 16 bytes of each of two rows.
 ///
 /// # Safety
-/// As for [`Lanes::quads`].
+/// As for [`Lanes::pieces`].
 #[inline(always)]
 unsafe fn two(a: *const u8, b: *const u8) -> __m256i {
     // SAFETY: the caller vouches for the instruction set and for the rows.

@@ -2,37 +2,77 @@
 //!
 //! Memory then is the limit, or nearly. The sums get the same terms in the same order as in `multiply`, so the same bits.
 
-use super::lanes::{Lanes, MAX_LANES, Rows};
+use super::lanes::{Lanes, MAX_LANES, Places, Rows};
 use super::multiply::{Aside, Columns, GROUPS, Tokens, weigh};
 use super::panel::HALVES;
 use super::unpack::{Sink, Unpack};
-use crate::device::cpu::simd::quantise::FINE_BITS;
 use std::mem::MaybeUninit;
 
 /// A sink that multiplies with one token. What was not written is never read.
-struct Direct<V: Lanes, const BITS: u32, const HALF: bool> {
+///
+/// It takes pieces of 16 bytes as they lie, each row's four lanes side by side: the activations of a piece are then read once for all
+/// rows, and what is turned is a sum, not all that it is made of.
+struct Direct<V: Lanes, const BITS: u32, const MIN: bool> {
     token: Tokens,
     aside: Aside,
-    /// The integer sums of each group, or half: of the coarse plane, and of the fine one, which begins where `aside` says.
-    steps: [MaybeUninit<[V::Int; 2]>; HALVES],
+    /// The integer sums of each group, or half.
+    steps: [MaybeUninit<V::Int>; HALVES],
     scales: [MaybeUninit<V::Float>; HALVES],
     mins: [MaybeUninit<V::Float>; HALVES],
 }
 
-impl<V: Lanes, const BITS: u32, const HALF: bool> Sink<V> for Direct<V, BITS, HALF> {
+impl<V: Lanes, const BITS: u32, const MIN: bool> Direct<V, BITS, MIN> {
+    /// Takes `N` halves from half `first` on, as step `i`.
+    ///
+    /// # Safety
+    /// As for [`Sink::codes`].
+    #[inline(always)]
+    unsafe fn take<const N: usize>(&mut self, i: usize, first: usize, codes: [[V::Int; 4]; N]) {
+        // SAFETY: the token has these columns; the index is one of a panel.
+        unsafe {
+            let (mut coarse, mut fine) = ([V::splat(0); N], [V::splat(0); N]);
+            for half in 0..N {
+                coarse[half] = V::spread_piece(self.token.coarse.add(16 * (first + half)));
+                fine[half] = V::spread_piece(self.token.fine.add(16 * (first + half)));
+            }
+            let mut sums = [V::splat(0); 4];
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let mut w = [V::splat(0); N];
+                for half in 0..N {
+                    w[half] = codes[half][v];
+                }
+                *sum = V::dot_both::<BITS, N>(w, coarse, fine);
+            }
+            let step = V::fold(sums);
+            let start = *self.aside.starts.get_unchecked(i);
+            let step = if MIN { step } else { V::add_int(step, V::splat(start)) };
+            self.steps.get_unchecked_mut(i).write(step);
+        }
+    }
+}
+
+impl<V: Lanes, const BITS: u32, const MIN: bool> Sink<V> for Direct<V, BITS, MIN> {
+    const BITS: [[Places; 4]; 2] = [
+        [Places::new(0, 16), Places::new(32, 16), Places::new(64, 16), Places::new(96, 16)],
+        [Places::new(16, 16), Places::new(48, 16), Places::new(80, 16), Places::new(112, 16)],
+    ];
+
+    #[inline(always)]
+    unsafe fn bytes(rows: Rows, at: usize) -> [V::Int; 4] {
+        // SAFETY: the caller vouches for all.
+        unsafe { V::pieces(rows, at) }
+    }
+
     #[inline(always)]
     unsafe fn codes(&mut self, half: usize, codes: [V::Int; 4]) {
-        let step = if HALF { half } else { half / 2 };
-        // SAFETY: the token has these columns; the index is one of a panel, and the even half of a group came first.
-        unsafe {
-            let (coarse, fine) = (self.token.spread::<V, false>(half), self.token.spread::<V, true>(half));
-            let sums = self.steps.get_unchecked_mut(step);
-            let [a, b] = match HALF || half.is_multiple_of(2) {
-                true => [V::splat(0), V::splat(*self.aside.starts.get_unchecked(step))],
-                false => sums.assume_init(),
-            };
-            sums.write([V::dot::<BITS>(a, &codes, &coarse), V::dot::<BITS>(b, &codes, &fine)]);
-        }
+        // SAFETY: the caller vouches for all.
+        unsafe { self.take(half, half, [codes]) }
+    }
+
+    #[inline(always)]
+    unsafe fn group(&mut self, group: usize, codes: [[V::Int; 4]; 2]) {
+        // SAFETY: the caller vouches for all.
+        unsafe { self.take(group, 2 * group, codes) }
     }
 
     #[inline(always)]
@@ -60,7 +100,7 @@ pub unsafe fn direct<V: Lanes, U: Unpack, const BITS: u32, const HALF: bool, con
     token: Tokens,
     sums: &mut [f32; MAX_LANES],
 ) {
-    let mut sink = Direct::<V, BITS, HALF> {
+    let mut sink = Direct::<V, BITS, MIN> {
         token,
         aside: Aside::new(),
         steps: [MaybeUninit::uninit(); HALVES],
@@ -87,18 +127,14 @@ pub unsafe fn direct<V: Lanes, U: Unpack, const BITS: u32, const HALF: bool, con
 /// As for [`Lanes`]; the sink was given this group.
 #[inline(always)]
 unsafe fn add_group<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool>(
-    sink: &Direct<V, BITS, HALF>,
+    sink: &Direct<V, BITS, MIN>,
     g: usize,
     total: V::Float,
 ) -> V::Float {
     let (i, j) = if HALF { (2 * g, 2 * g + 1) } else { (g, g) };
     // SAFETY: the caller vouches for all; what a type has no minima for is not read.
     unsafe {
-        let mut steps = [V::splat(0); 2];
-        for (step, i) in steps.iter_mut().zip([i, j]) {
-            let [coarse, fine] = sink.steps.get_unchecked(i).assume_init();
-            *step = V::add_int(V::shl(coarse, FINE_BITS), fine);
-        }
+        let steps = [sink.steps.get_unchecked(i).assume_init(), sink.steps.get_unchecked(j).assume_init()];
         let scales = [sink.scales.get_unchecked(i).assume_init(), sink.scales.get_unchecked(j).assume_init()];
         let mins = match MIN {
             true => [sink.mins.get_unchecked(i).assume_init(), sink.mins.get_unchecked(j).assume_init()],

@@ -22,12 +22,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Asks for `LINES` lines in the place of byte `at` of `LANES` rows: for the nearest cache, and further on for the
+    /// Asks for `lines` lines in the place of byte `at` of `lanes` rows: for the nearest cache, and further on for the
     /// second, since those on their way to the first are few.
     #[inline(always)]
-    pub fn fetch<const LANES: usize, const LINES: usize>(self, at: usize) {
-        let next = self.next.wrapping_add(LANES * at);
-        for line in 0..LINES {
+    pub fn fetch(self, lanes: usize, lines: usize, at: usize) {
+        let next = self.next.wrapping_add(lanes * at);
+        for line in 0..lines {
             let line = next.wrapping_add(64 * line);
             // SAFETY: a prefetch reads nothing; any address will do.
             unsafe {
@@ -64,6 +64,28 @@ impl Rows {
 /// The lanes of the widest instruction set.
 pub const MAX_LANES: usize = 16;
 
+/// Where in 16 bytes there is a bit for each byte: in which byte, and under which mask.
+#[repr(C)]
+pub struct Places {
+    pub bytes: [u8; 16],
+    pub masks: [u8; 16],
+}
+
+impl Places {
+    /// Byte j's is bit `j % run` of those from bit `first` on, and of the next four bytes for each `run` further.
+    pub const fn new(first: usize, run: usize) -> Self {
+        let mut places = Self { bytes: [0; 16], masks: [0; 16] };
+        let mut j = 0;
+        while j < 16 {
+            let bit = first + j % run + j / run * 32;
+            places.bytes[j] = (bit / 8) as u8;
+            places.masks[j] = 1 << (bit % 8);
+            j += 1;
+        }
+        places
+    }
+}
+
 /// An instruction set.
 pub trait Lanes: Copy {
     /// Lanes of 32-bit integers, or of four times as many bytes.
@@ -78,16 +100,48 @@ pub trait Lanes: Copy {
     /// What [`Lanes::signed`] adds to codes of eight bits.
     const SIGNED_OFFSET: i32;
 
-    /// 16 bytes of each row, from byte `at` of it: vector j holds bytes 4j to 4j + 3.
+    /// 16 bytes of each row, from byte `at` of it, as they lie: part j of vector i, of 16 bytes, holds those of row 4j + i.
     ///
     /// # Safety
     /// The CPU has the instruction set, and the rows have these bytes.
-    unsafe fn quads(rows: Rows, at: usize) -> [Self::Int; 4];
-    /// 4 bytes of each row.
+    unsafe fn pieces(rows: Rows, at: usize) -> [Self::Int; 4];
+    /// 4 bytes of each row, in the row's lane.
     ///
     /// # Safety
-    /// As for `quads`.
+    /// As for `pieces`.
     unsafe fn dwords(rows: Rows, at: usize) -> Self::Int;
+    /// Whether [`Lanes::halves`] is faster than one by one.
+    const MANY_HALVES: bool;
+    /// The binary16 at byte `at` of each row, and at each `BYTES` further, eight in all: `BYTES` is 16 or 18.
+    ///
+    /// # Safety
+    /// As for `pieces`; the rows have eight times `BYTES` from there, and `MANY_HALVES` is true.
+    unsafe fn halves<const BYTES: usize>(rows: Rows, at: usize) -> [Self::Float; 8];
+    /// Pieces with each row's bytes in the row's lane: vector j holds bytes 4j to 4j + 3.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn turn(pieces: [Self::Int; 4]) -> [Self::Int; 4];
+    /// The sum of each row's lanes in vectors that came of pieces, in the row's lane.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn fold(sums: [Self::Int; 4]) -> Self::Int;
+    /// Codes of four bits with 16 added to those whose bit is set: in each part of 16 bytes, byte j has that of `bits`' part
+    /// which `places[j]` says.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set.
+    unsafe fn add_fifths(codes: Self::Int, bits: Self::Int, places: &Places) -> Self::Int;
+    /// 16 bytes of each row with its bytes in its lane.
+    ///
+    /// # Safety
+    /// As for `pieces`.
+    #[inline(always)]
+    unsafe fn quads(rows: Rows, at: usize) -> [Self::Int; 4] {
+        // SAFETY: the caller vouches for all.
+        unsafe { Self::turn(Self::pieces(rows, at)) }
+    }
 
     /// # Safety
     /// The CPU has the instruction set; so for all below.
@@ -100,7 +154,6 @@ pub trait Lanes: Copy {
     /// The same, filling with the sign.
     unsafe fn shr_signed(a: Self::Int, bits: usize) -> Self::Int;
     unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
-    unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// The entry of the table that the low 4 bits of each byte name; the high bits are 0.
     unsafe fn lookup(table: &[i8; 16], index: Self::Int) -> Self::Int;
     /// Signed bytes as [`Lanes::dot`] with `BITS` = 8 wants them.
@@ -113,9 +166,18 @@ pub trait Lanes: Copy {
 
     /// Four bytes at `at`, in every lane.
     unsafe fn spread(at: *const i8) -> Self::Int;
+    /// 16 bytes at `at`, in every part of 16 bytes.
+    unsafe fn spread_piece(at: *const i8) -> Self::Int;
     /// Adds the products of 4 bytes of each lane of `w` and `x` for four vectors. Codes have `BITS` bits and no sign;
     /// with 8 bits they are what `signed` gives.
     unsafe fn dot<const BITS: u32>(sum: Self::Int, w: &[Self::Int; 4], x: &[Self::Int; 4]) -> Self::Int;
+    /// The same for `N` vectors, at most two, and both planes of activations: what the coarse one gives, times
+    /// `1 << FINE_BITS`, and what the fine one gives.
+    unsafe fn dot_both<const BITS: u32, const N: usize>(
+        w: [Self::Int; N],
+        coarse: [Self::Int; N],
+        fine: [Self::Int; N],
+    ) -> Self::Int;
 
     unsafe fn splat_float(value: f32) -> Self::Float;
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;

@@ -3,7 +3,7 @@
 //! In the first-level cache, and never read where it was not written. Vector i of the codes holds columns 4i to 4i + 3 of
 //! each row, as the integer product wants them.
 
-use super::lanes::{Lanes, MAX_LANES};
+use super::lanes::{Lanes, MAX_LANES, Places, Rows};
 use super::unpack::Sink;
 use std::mem::MaybeUninit;
 
@@ -59,6 +59,26 @@ impl Panel {
 }
 
 impl<V: Lanes> Sink<V> for Panel {
+    const BITS: [[Places; 4]; 2] = [
+        [Places::new(0, 4), Places::new(4, 4), Places::new(8, 4), Places::new(12, 4)],
+        [Places::new(16, 4), Places::new(20, 4), Places::new(24, 4), Places::new(28, 4)],
+    ];
+
+    #[inline(always)]
+    unsafe fn bytes(rows: Rows, at: usize) -> [V::Int; 4] {
+        // SAFETY: the caller vouches for all.
+        unsafe { V::quads(rows, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn group(&mut self, group: usize, [first, second]: [[V::Int; 4]; 2]) {
+        // SAFETY: the caller vouches for all.
+        unsafe {
+            Sink::<V>::codes(self, 2 * group, first);
+            Sink::<V>::codes(self, 2 * group + 1, second);
+        }
+    }
+
     #[inline(always)]
     unsafe fn codes(&mut self, half: usize, codes: [V::Int; 4]) {
         debug_assert!(half < HALVES);

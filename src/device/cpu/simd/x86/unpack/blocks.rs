@@ -15,31 +15,15 @@ pub struct Q8_0;
 pub struct IQ4NL;
 pub struct MXFP4;
 
-/// Hands on the codes of a group.
-///
-/// # Safety
-/// As for [`Unpack::unpack`].
-#[inline(always)]
-unsafe fn put<V: Lanes, S: Sink<V>>([first, second]: [[V::Int; 4]; 2], group: usize, sink: &mut S) {
-    // SAFETY: the caller vouches for all.
-    unsafe {
-        sink.codes(2 * group, first);
-        sink.codes(2 * group + 1, second);
-    }
-}
-
 /// Adds to each code of a group its fifth bit, bit j of `fifths` to code j.
 ///
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-unsafe fn add_fifths<V: Lanes>(mut codes: [[V::Int; 4]; 2], fifths: V::Int) -> [[V::Int; 4]; 2] {
-    for (i, codes) in codes.as_flattened_mut().iter_mut().enumerate() {
+unsafe fn add_fifths<V: Lanes, S: Sink<V>>(mut codes: [[V::Int; 4]; 2], fifths: V::Int) -> [[V::Int; 4]; 2] {
+    for (codes, places) in codes.as_flattened_mut().iter_mut().zip(S::BITS.as_flattened()) {
         // SAFETY: the caller vouches for the instruction set.
-        unsafe {
-            let copies = V::mul_int(bits::<V>(fifths, 4 * i, 15), V::splat(0x0204_0810));
-            *codes = V::or(*codes, V::and(copies, V::splat(0x1010_1010)));
-        }
+        *codes = unsafe { V::add_fifths(*codes, fifths, places) };
     }
     codes
 }
@@ -62,29 +46,79 @@ pub unsafe fn look_up<V: Lanes>(mut codes: [[V::Int; 4]; 2], table: &[i8; 16]) -
 /// # Safety
 /// As for [`Lanes`].
 #[inline(always)]
-pub unsafe fn unsign<V: Lanes>([a, b, c, d]: [V::Int; 4]) -> [V::Int; 4] {
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe { [V::signed(a), V::signed(b), V::signed(c), V::signed(d)] }
+pub unsafe fn unsign<V: Lanes>(mut codes: [[V::Int; 4]; 2]) -> [[V::Int; 4]; 2] {
+    for codes in codes.as_flattened_mut() {
+        // SAFETY: the caller vouches for the instruction set.
+        *codes = unsafe { V::signed(*codes) };
+    }
+    codes
 }
 
-/// The scale in the first half of the first four bytes of a block; with `MIN`, the minimum in the other.
+/// The scale that is the first two bytes of a block.
 ///
 /// # Safety
 /// As for [`Unpack::unpack`].
 #[inline(always)]
-unsafe fn scales<V: Lanes, S: Sink<V>, const MIN: bool>(rows: Rows, at: usize, group: usize, sink: &mut S) {
+unsafe fn scale<V: Lanes, S: Sink<V>>(rows: Rows, at: usize, group: usize, sink: &mut S) {
+    // SAFETY: the caller vouches for all.
+    unsafe { sink.scale(group, V::half_to_float(V::dwords(rows, at))) };
+}
+
+/// The scale and the minimum that are the first four bytes of a block.
+///
+/// # Safety
+/// As for [`Unpack::unpack`].
+#[inline(always)]
+unsafe fn scale_and_min<V: Lanes, S: Sink<V>>(rows: Rows, at: usize, group: usize, sink: &mut S) {
     // SAFETY: the caller vouches for all.
     unsafe {
         let header = V::dwords(rows, at);
         sink.scale(group, V::half_to_float(header));
-        if MIN {
-            sink.min(group, V::half_to_float(V::shr(header, 16)));
+        sink.min(group, V::half_to_float(V::shr(header, 16)));
+    }
+}
+
+/// The scales that are the first two bytes of eight blocks of `BYTES`.
+///
+/// # Safety
+/// As for [`Unpack::unpack`]; as for [`Lanes::halves`].
+#[inline(always)]
+unsafe fn scales<V: Lanes, S: Sink<V>, const BYTES: usize>(rows: Rows, at: usize, sink: &mut S) {
+    // SAFETY: the caller vouches for all.
+    unsafe {
+        for (i, scale) in V::halves::<BYTES>(rows, at).into_iter().enumerate() {
+            sink.scale(i, scale);
         }
     }
 }
 
-/// Implements [`Unpack`] for a type: bytes of a block, and what is done with the one at byte `at`.
+/// Implements [`Unpack`] for a type: bytes of a block, and what is done with the one at byte `at`. The first two bytes are its
+/// scale if that is `scaled`; the scales of a panel may come all at once.
 macro_rules! blocks {
+    ($ty:ident, $bytes:literal, scaled, |$rows:ident, $at:ident, $group:ident, $sink:ident| $body:expr) => {
+        impl Unpack for $ty {
+            const BYTES: usize = GROUPS * $bytes;
+
+            #[inline(always)]
+            unsafe fn unpack<V: Lanes, S: Sink<V>>($rows: Rows, at: usize, units: usize, $sink: &mut S) {
+                let together = V::MANY_HALVES && units == GROUPS;
+                if together {
+                    // SAFETY: the caller vouches for all.
+                    unsafe { scales::<V, S, $bytes>($rows, at, $sink) };
+                }
+                for $group in 0..units {
+                    let $at = at + $group * $bytes;
+                    // SAFETY: the caller vouches for all.
+                    unsafe {
+                        if !together {
+                            scale::<V, S>($rows, $at, $group, $sink);
+                        }
+                        $body
+                    }
+                }
+            }
+        }
+    };
     ($ty:ident, $bytes:literal, |$rows:ident, $at:ident, $group:ident, $sink:ident| $body:expr) => {
         impl Unpack for $ty {
             const BYTES: usize = GROUPS * $bytes;
@@ -101,36 +135,30 @@ macro_rules! blocks {
     };
 }
 
-blocks!(Q4_0, 18, |rows, at, group, sink| {
-    scales::<V, S, false>(rows, at, group, sink);
-    put(nibbles::<V>(V::quads(rows, at + 2)), group, sink);
-});
+blocks!(Q4_0, 18, scaled, |rows, at, group, sink| sink.group(group, nibbles::<V>(S::bytes(rows, at + 2))));
 
 blocks!(Q4_1, 20, |rows, at, group, sink| {
-    scales::<V, S, true>(rows, at, group, sink);
-    put(nibbles::<V>(V::quads(rows, at + 4)), group, sink);
+    scale_and_min::<V, S>(rows, at, group, sink);
+    sink.group(group, nibbles::<V>(S::bytes(rows, at + 4)));
 });
 
 blocks!(Q5_0, 22, |rows, at, group, sink| {
-    scales::<V, S, false>(rows, at, group, sink);
-    put(add_fifths::<V>(nibbles::<V>(V::quads(rows, at + 6)), V::dwords(rows, at + 2)), group, sink);
+    scale::<V, S>(rows, at, group, sink);
+    sink.group(group, add_fifths::<V, S>(nibbles::<V>(S::bytes(rows, at + 6)), V::dwords(rows, at + 2)));
 });
 
 blocks!(Q5_1, 24, |rows, at, group, sink| {
-    scales::<V, S, true>(rows, at, group, sink);
-    put(add_fifths::<V>(nibbles::<V>(V::quads(rows, at + 8)), V::dwords(rows, at + 4)), group, sink);
+    scale_and_min::<V, S>(rows, at, group, sink);
+    sink.group(group, add_fifths::<V, S>(nibbles::<V>(S::bytes(rows, at + 8)), V::dwords(rows, at + 4)));
 });
 
 blocks!(Q8_0, 34, |rows, at, group, sink| {
-    scales::<V, S, false>(rows, at, group, sink);
-    sink.codes(2 * group, unsign::<V>(V::quads(rows, at + 2)));
-    sink.codes(2 * group + 1, unsign::<V>(V::quads(rows, at + 18)));
+    scale::<V, S>(rows, at, group, sink);
+    sink.group(group, unsign::<V>([S::bytes(rows, at + 2), S::bytes(rows, at + 18)]));
 });
 
-blocks!(IQ4NL, 18, |rows, at, group, sink| {
-    scales::<V, S, false>(rows, at, group, sink);
-    let [first, second] = look_up::<V>(nibbles::<V>(V::quads(rows, at + 2)), &IQ4_VALUES);
-    put([unsign::<V>(first), unsign::<V>(second)], group, sink);
+blocks!(IQ4NL, 18, scaled, |rows, at, group, sink| {
+    sink.group(group, unsign::<V>(look_up::<V>(nibbles::<V>(S::bytes(rows, at + 2)), &IQ4_VALUES)));
 });
 
 /// The values of MXFP4, made positive.
@@ -160,5 +188,5 @@ blocks!(MXFP4, 17, |rows, at, group, sink| {
     let half = V::shr(e, 1);
     let rest = V::add_int(half, V::and(e, V::splat(1)));
     sink.scale(group, V::mul(power::<V>(half), power::<V>(rest)));
-    put(look_up::<V>(nibbles::<V>(V::quads(rows, at + 1)), &MXFP4_CODES), group, sink);
+    sink.group(group, look_up::<V>(nibbles::<V>(S::bytes(rows, at + 1)), &MXFP4_CODES));
 });

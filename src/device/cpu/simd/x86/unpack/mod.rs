@@ -10,7 +10,7 @@ mod supers;
 pub use blocks::{IQ4NL, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub use supers::{IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K};
 
-use super::lanes::{Lanes, Rows};
+use super::lanes::{Lanes, Places, Rows};
 
 /// How a tensor type is read.
 pub trait Unpack {
@@ -26,12 +26,27 @@ pub trait Unpack {
 
 /// What takes unpacked weights: of at most 256 columns, each once.
 pub trait Sink<V: Lanes> {
-    /// The codes of columns 16 * `half` and following, four of each row in a vector. Of the two halves of a group of 32 the
-    /// even one comes first.
+    /// 16 bytes of each row, in the order in which the sink takes codes.
+    ///
+    /// # Safety
+    /// As for [`Lanes::pieces`].
+    unsafe fn bytes(rows: Rows, at: usize) -> [V::Int; 4];
+
+    /// Where vector `i` of half a group in that order finds the bits of its codes, if each row's lane has them in the order of
+    /// the columns: `BITS[half][i]`.
+    const BITS: [[Places; 4]; 2];
+
+    /// The codes of columns 16 * `half` and following, of a type with a scale for each half.
     ///
     /// # Safety
     /// As for [`Lanes`]; `half` is below 16.
     unsafe fn codes(&mut self, half: usize, codes: [V::Int; 4]);
+
+    /// The codes of a group of 32, of a type with a scale for each.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `group` is below 8.
+    unsafe fn group(&mut self, group: usize, codes: [[V::Int; 4]; 2]);
 
     /// Scale `i`: of a group of 32, or of a half in a type that has a scale for each.
     ///

@@ -49,7 +49,7 @@ supers!(Q2K, 84, |rows, at, sink| {
         }
     }
     for part in 0..4 {
-        let quads = V::quads(rows, at + 16 + 16 * part);
+        let quads = S::bytes(rows, at + 16 + 16 * part);
         for group in 0..4 {
             sink.codes((part / 2 * 4 + group) * 2 + part % 2, bits_of::<V>(quads, 2 * group, 0x0303_0303));
         }
@@ -68,8 +68,8 @@ supers!(Q3K, 110, |rows, at, sink| {
         }
     }
     for part in 0..4 {
-        let thirds = V::quads(rows, at + part % 2 * 16);
-        let quads = V::quads(rows, at + 32 + 16 * part);
+        let thirds = S::bytes(rows, at + part % 2 * 16);
+        let quads = S::bytes(rows, at + 32 + 16 * part);
         for group in 0..4 {
             let thirds = bits_of::<V>(thirds, part / 2 * 4 + group, 0x0101_0101);
             let codes = with::<V>(bits_of::<V>(quads, 2 * group, 0x0303_0303), thirds, 2);
@@ -103,22 +103,24 @@ unsafe fn scales_and_mins<V: Lanes, S: Sink<V>>(rows: Rows, at: usize, sink: &mu
 supers!(Q4K, 144, |rows, at, sink| {
     scales_and_mins::<V, S>(rows, at, sink);
     for pair in 0..4 {
-        for half in 0..2 {
-            let [low, high] = nibbles::<V>(V::quads(rows, at + 16 + 32 * pair + 16 * half));
-            sink.codes(4 * pair + half, low);
-            sink.codes(4 * pair + 2 + half, high);
-        }
+        let first = nibbles::<V>(S::bytes(rows, at + 16 + 32 * pair));
+        let second = nibbles::<V>(S::bytes(rows, at + 32 + 32 * pair));
+        sink.group(2 * pair, [first[0], second[0]]);
+        sink.group(2 * pair + 1, [first[1], second[1]]);
     }
 });
 
 supers!(Q5K, 176, |rows, at, sink| {
     scales_and_mins::<V, S>(rows, at, sink);
-    for half in 0..2 {
-        let fifths = V::quads(rows, at + 16 + 16 * half);
-        for pair in 0..4 {
-            let [low, high] = nibbles::<V>(V::quads(rows, at + 48 + 32 * pair + 16 * half));
-            sink.codes(4 * pair + half, with::<V>(low, bits_of::<V>(fifths, 2 * pair, 0x0101_0101), 4));
-            sink.codes(4 * pair + 2 + half, with::<V>(high, bits_of::<V>(fifths, 2 * pair + 1, 0x0101_0101), 4));
+    let fifths = [S::bytes(rows, at + 16), S::bytes(rows, at + 32)];
+    for pair in 0..4 {
+        let first = nibbles::<V>(S::bytes(rows, at + 48 + 32 * pair));
+        let second = nibbles::<V>(S::bytes(rows, at + 64 + 32 * pair));
+        for (i, mut codes) in [[first[0], second[0]], [first[1], second[1]]].into_iter().enumerate() {
+            for (codes, fifths) in codes.iter_mut().zip(fifths) {
+                *codes = with::<V>(*codes, bits_of::<V>(fifths, 2 * pair + i, 0x0101_0101), 4);
+            }
+            sink.group(2 * pair + i, codes);
         }
     }
 });
@@ -133,9 +135,9 @@ supers!(Q6K, 210, |rows, at, sink| {
     }
     for part in 0..4 {
         let (eighth, part) = (part / 2 * 8, part % 2);
-        let tops = V::quads(rows, at + 128 + 4 * eighth + 16 * part);
+        let tops = S::bytes(rows, at + 128 + 4 * eighth + 16 * part);
         for second in 0..2 {
-            let [low, high] = nibbles::<V>(V::quads(rows, at + 8 * eighth + 32 * second + 16 * part));
+            let [low, high] = nibbles::<V>(S::bytes(rows, at + 8 * eighth + 32 * second + 16 * part));
             let half = eighth + 2 * second + part;
             sink.codes(half, with::<V>(low, bits_of::<V>(tops, 2 * second, 0x0303_0303), 4));
             sink.codes(half + 4, with::<V>(high, bits_of::<V>(tops, 2 * second + 4, 0x0303_0303), 4));
@@ -150,8 +152,7 @@ supers!(IQ4XS, 136, |rows, at, sink| {
         let top = V::shl(bits::<V>(header, 16 + 2 * group, 3), 4);
         let scale = V::add_int(V::or(bits::<V>(lows, 4 * group, 15), top), V::splat(-32));
         sink.scale(group, V::mul(d, V::to_float(scale)));
-        let [first, second] = look_up::<V>(nibbles::<V>(V::quads(rows, at + 8 + 16 * group)), &IQ4_VALUES);
-        sink.codes(2 * group, unsign::<V>(first));
-        sink.codes(2 * group + 1, unsign::<V>(second));
+        let quads = S::bytes(rows, at + 8 + 16 * group);
+        sink.group(group, unsign::<V>(look_up::<V>(nibbles::<V>(quads), &IQ4_VALUES)));
     }
 });
