@@ -46,6 +46,7 @@ constexpr uint32_t PATIENCE = 1u << 23;  // tries, some seconds; then an error i
 
 static_assert(MULTIPLIERS * 32 == NORM_THREADS, "a thread takes a piece of a row");
 static_assert(sizeof(StepOp) % 16 == 0, "brought by bulk copies");
+static_assert(sizeof(StepOp) == 352 && sizeof(StepArgs) == 48, "as src/device/cuda/params.rs has them");
 
 struct StepShared {
     StepOp ops[OPS];

@@ -3,6 +3,7 @@
 #![cfg(feature = "cuda")]
 
 mod long;
+mod program;
 mod speed;
 mod steps;
 mod stubs;

@@ -137,9 +137,9 @@ impl Run<'_> {
             threads: BLOCK,
             shared_bytes: shape.shared_bytes as u32,
             cluster: shape.cluster as u32,
+            cooperative: false,
         };
-        // SAFETY: the struct that these kernels declare; addresses as in `launch`.
-        unsafe { gpu.kernels()?.launch(gpu, self.stream, &launch, &args) }
+        self.send(&launch, &args)
     }
 }
 

@@ -219,13 +219,12 @@ impl Run<'_> {
             Way::Many | Way::Prompt => ([blocks(PROMPT_ROWS), units, 1], 384),
         };
         let (file, name, shared_bytes) = (kernel.way.file(), kernel.name(), rings.shared_bytes as u32);
-        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes, cluster: 0 };
+        let mut launch = Launch { file, name: &name, grid, threads, shared_bytes, ..Launch::default() };
         if kernel.way == Way::Small {
             // A block takes several units in turn: no more blocks than run at once.
             launch.grid[0] = units.min(gpu.kernels()?.resident_blocks(gpu, &launch)?);
         }
-        // SAFETY: the struct that these kernels declare; addresses as in `launch`.
-        unsafe { gpu.kernels()?.launch(gpu, self.stream, &launch, &args) }
+        self.send(&launch, &args)
     }
 
     /// The first of the kernels whose rings the card has room for.
@@ -250,11 +249,17 @@ impl Run<'_> {
         (threads, shared_bytes): (u32, u32),
         params: &P,
     ) -> Result<()> {
-        let launch = Launch { file, name, grid, threads, shared_bytes, cluster: 0 };
+        let launch = Launch { file, name, grid, threads, shared_bytes, ..Launch::default() };
+        self.send(&launch, params)
+    }
+
+    /// Queues a kernel, after those that wait to become one.
+    pub(super) fn send<P: Copy>(&self, launch: &Launch, params: &P) -> Result<()> {
+        self.end_run()?;
         let gpu = &self.weights.gpu;
         // SAFETY: each caller passes the struct that its kernel declares, with addresses from `Scratch`, `LoadedWeights` and
         // `KvPool`, which are as large as the plan and the limits say; `submit` has checked the batch against both.
-        unsafe { gpu.kernels()?.launch(gpu, self.stream, &launch, params) }
+        unsafe { gpu.kernels()?.launch(gpu, self.stream, launch, params) }
     }
 
     /// Puts f32 rows, normed or as they are, into the form that products of `way` read.

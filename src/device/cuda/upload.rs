@@ -320,8 +320,7 @@ impl Copying<'_> {
             cols: weight.cols as u32,
         };
         let blocks = (tiles(rows) * records(weight.cols)).div_ceil(4);
-        let launch =
-            Launch { file: "repack", name: "repack", grid: [blocks, 1, 1], threads: 128, shared_bytes: 0, cluster: 0 };
+        let launch = Launch { file: "repack", name: "repack", grid: [blocks, 1, 1], threads: 128, ..Launch::default() };
         // SAFETY: the kernel's own parameters; whole tiles of the weight, staged before in this stream, and room for them.
         unsafe { self.gpu.kernels()?.launch_in_order(self.gpu, stream.handle, &launch, &args) }
     }
