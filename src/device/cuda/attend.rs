@@ -19,7 +19,7 @@ const HEADS_TOGETHER: usize = 16;
 /// Above the shared memory that attention's kernels declare.
 const DECLARED_BYTES: usize = 24 << 10;
 /// What step_row.cu keeps of attention in shared memory beside the chunks, of heads up to 64 and 128 elements.
-const STEP_BYTES: [usize; 2] = [8 << 10, 12 << 10];
+const STEP_BYTES: [usize; 2] = [8 << 10, 16 << 10];
 /// Tokens of a warp's chunk in decoding; of heads wider than 128, half as many.
 const CHUNK_TOKENS: usize = 32;
 
