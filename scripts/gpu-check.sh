@@ -99,7 +99,7 @@ run() {
     export WORKER_ORCD_GOLDENS WORKER_ORCD_TEST_DEVICE=cuda WORKER_ORCD_DEVICE=cuda
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
     check "products" ./products check
-    for test in steps golden_models company window far_rows nothing stubs; do
+    for test in steps golden_models company window far_rows nothing program stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
     check "kernels of the file's layout: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models
