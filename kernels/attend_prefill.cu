@@ -3,7 +3,11 @@
 // A block takes 64 rows of one segment for one query head, a warp 16 of them; keys and values pass through shared memory in
 // tiles that start at multiples of TILE. A row's result hangs on its own position only: a tile that a row does not see
 // changes nothing in it, to the bit, so neither the other rows of a block nor the cut into chunks shows.
+//
+//   attend_prefill_dD          a warp multiplies by itself (mma)
+//   attend_prefill_dD_hopper   the warpgroup does (wgmma, sm_90a alone; elsewhere the kernels do nothing)
 #include "attend.cuh"
+#include "product_wgmma.cuh"
 
 __device__ __forceinline__ void ldmatrix4(uint32_t r[4], const __half* p) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
@@ -63,13 +67,35 @@ __device__ __forceinline__ void fetch_tile(const Attend& p, __half* to, int slot
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
+// Stores the warp's rows `row` and `row` + 8 of the tile: the weighted sums o over all weights l, of which m is the highest logarithm.
+template <int D>
+__device__ __forceinline__ void store_rows(const Attend& p, const int4& tile, int head, int row, const float m[2], const float l[2], const float (&o)[D / 8][4]) {
+    int dim = p.kv.dim, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (row + h * 8 >= tile.y) continue;
+        float factor = 1.0f / l[h];
+        if (p.sinks) {
+            float sink = p.sinks[head] * LOG2_E, top = fmaxf(m[h], sink);
+            float own = exp2f(m[h] - top);
+            factor = own / fmaf(l[h], own, exp2f(sink - top));
+        }
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) {
+            int d = i * 8 + lane % 4 * 2;
+            if (d < dim)
+                put_mixed(p.mixed, tile.x + row + h * 8, head * dim + d, p.q_stride, o[i][2 * h] * factor, o[i][2 * h + 1] * factor);
+        }
+    }
+}
+
 template <int D, int TILE>
 __device__ __forceinline__ void attend_tile(const Attend& p) {
     extern __shared__ uint4 shared16[];
     __half* tiles = (__half*)shared16;
     pdl_begin();
     int4 tile = p.tiles[blockIdx.x];
-    int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv.heads), dim = p.kv.dim;
+    int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv.heads);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane / 4;
     uint32_t q[D / 16][4];
     load_q<D>(p, tile, head, row, q);
@@ -162,22 +188,7 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
             }
         __syncthreads();
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (row + h * 8 >= tile.y) continue;
-        float factor = 1.0f / l[h];
-        if (p.sinks) {
-            float sink = p.sinks[head] * LOG2_E, top = fmaxf(m[h], sink);
-            float own = exp2f(m[h] - top);
-            factor = own / fmaf(l[h], own, exp2f(sink - top));
-        }
-#pragma unroll
-        for (int i = 0; i < D / 8; i++) {
-            int d = i * 8 + lane % 4 * 2;
-            if (d < dim)
-                put_mixed(p.mixed, tile.x + row + h * 8, head * dim + d, p.q_stride, o[i][2 * h] * factor, o[i][2 * h + 1] * factor);
-        }
-    }
+    store_rows<D>(p, tile, head, row, m, l, o);
 }
 
 // grid (tiles, q heads), block 128, shared: two tiles of keys and values, 8 * TILE * (D + 8) bytes
@@ -188,3 +199,182 @@ ATTEND(64, 64)
 ATTEND(96, 64)
 ATTEND(128, 64)
 ATTEND(256, 32)
+
+#if WGMMA
+constexpr int KEYS = 64, STAGES = 3, PANEL_BYTES = KEYS * 128;
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// d += w v for 16 keys: w from registers; the values' rows are keys, so their tile is read across.
+__device__ __forceinline__ void wgmma_values(float (&d)[32], const uint32_t (&a)[4], uint64_t descriptor) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+        : WGMMA_D8(0), WGMMA_D8(8), WGMMA_D8(16), WGMMA_D8(24)
+        : WGMMA_A);
+}
+
+// Where the keys and values of the tile from t0 on are: a page each.
+struct TilePages {
+    const __half* of[KEYS / PAGE_TOKENS];
+
+    __device__ __forceinline__ TilePages(const Attend& p, int slot, int t0, int end, int kv_head) {
+#pragma unroll
+        for (int j = 0; j < KEYS / PAGE_TOKENS; ++j)
+            of[j] = t0 + j * PAGE_TOKENS < end ? kv_page(p.kv, slot, t0 + j * PAGE_TOKENS, 0, kv_head) : (const __half*)p.kv.base;
+    }
+};
+
+// Starts to fetch the tile of keys and values from t0 on: D / 64 panels of keys, then as many of values, as wgmma reads them; zero
+// from `end` on and past the dimension.
+template <int D>
+__device__ __forceinline__ void fetch_panels(const Attend& p, uint8_t* to, const TilePages& pages, int t0, int end) {
+    constexpr int CHUNKS_A_ROW = D / 8, ROWS = 128 / CHUNKS_A_ROW;
+    const int dim = p.kv.dim, chunk = threadIdx.x % CHUNKS_A_ROW, first = threadIdx.x / CHUNKS_A_ROW;
+    const int values = p.kv.heads * PAGE_TOKENS * dim;  // from a page's keys to its values
+    to += chunk / 8 * PANEL_BYTES;
+#pragma unroll
+    for (int j = 0; j < (t0 < end ? KEYS / PAGE_TOKENS : 0); ++j)
+#pragma unroll
+        for (int t = 0; t < PAGE_TOKENS; t += ROWS) {
+            const int row = j * PAGE_TOKENS + t + first;
+            const bool there = chunk * 8 < dim && t0 + row < end;
+            const __half* from = pages.of[j] + (there ? (t + first) * dim + chunk * 8 : 0);
+            __half* at = (__half*)(to + row * 128 + ((chunk ^ row) & 7) * 16);
+            copy16(at, from, there);
+            copy16(at + D / 64 * PANEL_BYTES / 2, there ? from + values : from, there);
+        }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// The rows' weights of one tile of keys: scores become weights, relative to the highest so far. Returns whether the sums so far have to
+// be multiplied by `correct`.
+__device__ __forceinline__ bool weigh(float (&s)[32], float (&m)[2], float (&l)[2], float (&correct)[2], uint32_t (&w)[4][4]) {
+    float top[2] = {m[0], m[1]};
+#pragma unroll
+    for (int j = 0; j < 32; ++j) top[j / 2 % 2] = fmaxf(top[j / 2 % 2], s[j]);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
+        const float base = top[h] == -INFINITY ? 0.0f : top[h];
+        correct[h] = exp2_fast(m[h] - base);
+        m[h] = top[h], top[h] = base;
+    }
+    float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < 32; ++j) {
+        s[j] = exp2_fast(s[j] - top[j / 2 % 2]);
+        sum[j / 2 % 2] += s[j];
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) l[h] = fmaf(l[h], correct[h], sum[h]);
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w[n][i] = pack(s[8 * n + 2 * i], s[8 * n + 2 * i + 1]);
+    return __any_sync(0xffffffffu, correct[0] != 1.0f || correct[1] != 1.0f);
+}
+
+// Changes nothing, for `none` is 0, but the assembler cannot know. Without it ptxas 13.0 gives the registers of an A that stays the same in
+// a loop to others after the first turn.
+template <int N>
+__device__ __forceinline__ void hold(uint32_t (&a)[N][4], uint32_t none) {
+#pragma unroll
+    for (int i = 0; i < 4 * N; ++i) asm volatile("or.b32 %0, %0, %1;" : "+r"(a[i / 4][i % 4]) : "r"(none));
+}
+
+// A tile's values are multiplied while the next tile's keys wait for it. Two tiles are on their way while one is used.
+template <int D>
+__device__ __forceinline__ void attend_tile_hopper(const Attend& p) {
+    extern __shared__ uint4 shared16[];
+    uint8_t* tiles = (uint8_t*)shared16 + (1024 - (shared_address(shared16) & 1023)) % 1024;
+    pdl_begin();
+    const int4 tile = p.tiles[blockIdx.x];
+    const int head = blockIdx.y, kv_head = head / (p.q_heads / p.kv.heads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane / 4;
+    constexpr int TILE_BYTES = 2 * (D / 64) * PANEL_BYTES;
+    const int end = tile.w + tile.y, start = first_visible(p, tile.w) / KEYS * KEYS;
+    auto pages = [&](int t0) { return TilePages(p, tile.z, t0, end, kv_head); };
+    fetch_panels<D>(p, tiles, pages(start), start, end);
+    fetch_panels<D>(p, tiles + TILE_BYTES, pages(start + KEYS), start + KEYS, end);
+    TilePages next = pages(start + 2 * KEYS);
+    uint32_t q[D / 16][4], w[KEYS / 16][4];
+    const uint32_t none = (uint32_t)p.kv.dim >> 31;
+    load_q<D>(p, tile, head, row, q);
+    float o[D / 64][32] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0.0f, 0.0f}, correct[2];
+    const int position[2] = {tile.w + row, tile.w + row + 8};
+    const int from[2] = {first_visible(p, position[0]), first_visible(p, position[1])};
+    // All of the warp's rows see the keys from `all_from` to `all_to`.
+    const int all_to = tile.w + warp * 16, all_from = first_visible(p, tile.w + warp * 16 + 15);
+
+    int at = 0;
+    for (int t0 = start; t0 < end; t0 += KEYS) {
+        const uint8_t *keys = tiles + at * TILE_BYTES, *values = keys + TILE_BYTES / 2;
+        at = at + 1 == STAGES ? 0 : at + 1;
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        __syncthreads();
+        float s[32] = {};
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < D / 16; ++i) wgmma<64>(s, q[i], wgmma_descriptor(keys + i / 4 * PANEL_BYTES) + 2 * (i % 4));
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_settle<64>(s);
+        hold(q, none);
+#pragma unroll
+        for (int i = 0; i < D / 64; ++i) wgmma_settle<64>(o[i]);
+        __syncthreads();  // all have read the tile before
+        fetch_panels<D>(p, tiles + (at + 1 == STAGES ? 0 : at + 1) * TILE_BYTES, next, t0 + 2 * KEYS, end);
+        next = pages(t0 + 3 * KEYS);
+        if (t0 + KEYS - 1 > all_to || t0 < all_from) {
+#pragma unroll
+            for (int j = 0; j < 32; ++j) {
+                const int t = t0 + j / 4 * 8 + lane % 4 * 2 + j % 2, h = j / 2 % 2;
+                if (t < from[h] || t > position[h]) s[j] = -INFINITY;
+            }
+        }
+        if (weigh(s, m, l, correct, w)) {
+#pragma unroll
+            for (int i = 0; i < D / 64; ++i)
+#pragma unroll
+                for (int j = 0; j < 32; ++j) o[i][j] *= correct[j / 2 % 2];
+        }
+        wgmma_fence();
+#pragma unroll
+        for (int n = 0; n < KEYS / 16; ++n)
+#pragma unroll
+            for (int i = 0; i < D / 64; ++i) wgmma_values(o[i], w[n], wgmma_descriptor(values + i * PANEL_BYTES + n * 2048));
+        wgmma_commit();
+    }
+    wgmma_wait<0>();
+    float sums[D / 8][4];
+#pragma unroll
+    for (int i = 0; i < D / 64; ++i) {
+        wgmma_settle<64>(o[i]);
+#pragma unroll
+        for (int j = 0; j < 32; ++j) sums[i * 8 + j / 4][j % 4] = o[i][j];
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        l[h] += __shfl_xor_sync(0xffffffffu, l[h], 1);
+        l[h] += __shfl_xor_sync(0xffffffffu, l[h], 2);
+    }
+    store_rows<D>(p, tile, head, row, m, l, sums);
+}
+#define ATTEND_HOPPER_BODY(D) attend_tile_hopper<D>(p)
+#else
+#define ATTEND_HOPPER_BODY(D)
+#endif
+
+// grid (tiles, q heads), block 128, shared: 1024 and three tiles of keys and values, 3 * 256 * D bytes
+#define ATTEND_HOPPER(D) \
+    extern "C" __global__ void __launch_bounds__(128, 256 / D) attend_prefill_d##D##_hopper(const Attend p) { ATTEND_HOPPER_BODY(D); }
+ATTEND_HOPPER(64)
+ATTEND_HOPPER(128)

@@ -18,18 +18,22 @@ executable() {
     cargo test --no-run --test "$1" 2>&1 | sed -n 's/.*Executable.*(\(.*\))/\1/p' | tail -1
 }
 
-# The check of the products as $1, with more flags; for Hopper and, compiled by the driver, for every other card.
-products() {
+# The program $1 of all that follows; for Hopper and, compiled by the driver, for every other card.
+program() {
     program=$1
     shift
     nvcc=$(for nvcc in "${WORKER_ORCD_NVCC:-}" "$(command -v nvcc)" /usr/local/cuda/bin/nvcc .cuda/lib/python3*/site-packages/nvidia/cu13/bin/nvcc; do
         [ ! -x "$nvcc" ] || { echo "$nvcc" && break; }
     done)
-    "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$program" "$@" \
-        -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80 \
-        tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
+    "$nvcc" -std=c++17 -O3 -cudart static -L "$(dirname "$nvcc")/../lib" -Xlinker -s -o "$program" \
+        -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80 "$@"
+}
+
+# The check of the products as $1, with more flags.
+products() {
+    program "$@" tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
         kernels/product_row.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_many_*.cu \
-        kernels/product_prefill.cu
+        kernels/product_prefill*.cu
 }
 
 pack() {
@@ -43,6 +47,7 @@ pack() {
     done
     products "$to/products"
     products "$to/products-watched" -DEVERY_LANE_ARRIVES
+    program "$to/attend" tests/gpu/attend.cu kernels/attend_prefill.cu
     cargo build
     strip -o "$to/libworker_orcd.so" target/debug/libworker_orcd.so
     for source in tests/c/*.c; do
@@ -99,6 +104,7 @@ run() {
     export WORKER_ORCD_GOLDENS WORKER_ORCD_TEST_DEVICE=cuda WORKER_ORCD_DEVICE=cuda
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
     check "products" ./products check
+    check "a prompt's attention" ./attend check
     for test in steps golden_models company window far_rows nothing program stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
@@ -130,6 +136,7 @@ run() {
             check "$tool: goldens" env WORKER_ORCD_GOLDENS="$few" $watch ./test-gpu golden_models
             check "$tool: steps" $watch ./test-gpu --test-threads=1 steps_see
             check "$tool: products" $watch ./products tiny
+            check "$tool: a prompt's attention" $watch ./attend check
         done
         rm -rf "$few"
         watch="compute-sanitizer --error-exitcode 9 --tool racecheck"

@@ -6,6 +6,7 @@ use super::pass::Run;
 use super::products::PackedRows;
 use super::program::{Body, Op, Room};
 use super::scratch::PART_TAIL;
+use super::ways::Way;
 use crate::error::{Error, Result};
 use crate::model::{Heads, Norm, RopeStyle};
 use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
@@ -20,6 +21,8 @@ const HEADS_TOGETHER: usize = 16;
 const DECLARED_BYTES: usize = 24 << 10;
 /// What step_row.cu keeps of attention in shared memory beside the chunks, of heads up to 64 and 128 elements.
 const STEP_BYTES: [usize; 2] = [8 << 10, 16 << 10];
+/// Three tiles of 64 keys and values in f16, by a head's width.
+const HOPPER_TILE_BYTES: usize = 3 * 2 * 64 * 2;
 /// Tokens of a warp's chunk in decoding; of heads wider than 128, half as many.
 const CHUNK_TOKENS: usize = 32;
 
@@ -131,6 +134,13 @@ impl Run<'_> {
     }
 
     fn attend_prompt(&self, heads: Heads, p: &params::Attend) -> Result<()> {
+        if self.has_code(Way::Prompt)
+            && let Some(width) = [64, 128].into_iter().find(|&d| heads.dim <= d && heads.dim > d / 2)
+        {
+            let name = format!("attend_prefill_d{width}_hopper");
+            let shared = 1024 + HOPPER_TILE_BYTES * width;
+            return self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, shared as u32), p);
+        }
         let name = format!("attend_prefill_d{}", prompt_width(heads));
         let shared = asked_bytes(heads).0;
         self.launch("attend_prefill", &name, [self.extent.tiles, heads.q, 1], (128, shared as u32), p)
