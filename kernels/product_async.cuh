@@ -13,6 +13,14 @@
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
+// The same address of shared memory, which the compiler keeps in a register and does not work out again at each use.
+template <class T>
+__device__ __forceinline__ T* kept(T* p) {
+    uint32_t address = shared_address(p);
+    asm volatile("" : "+r"(address));
+    return static_cast<T*>(__cvta_shared_to_generic(address));
+}
+
 // Arrivals that complete a fill.
 constexpr int FILL_ARRIVALS_BULK = 1, FILL_ARRIVALS_LANES = 32;
 

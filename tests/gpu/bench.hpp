@@ -56,6 +56,12 @@ extern "C" __global__ void product_many_32_pair(const __grid_constant__ ProductA
 extern "C" __global__ void product_many_64(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_many_64_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_many_64_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_16(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_16_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_32(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_32_pair(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_64(const __grid_constant__ ProductArgs args);
+extern "C" __global__ void product_prefill_64_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_prefill_pair(const __grid_constant__ ProductArgs args);
@@ -255,6 +261,35 @@ inline Plan plan_many(ProductArgs args, bool wide, int items, int n, int cluster
     p.kernel = kernels[n / 32][pair ? 2 : wide ? 1 : 0], p.block = 384, p.cluster = cluster;
     p.shared = 1024 + std::max((int)args.stages * n * 128 + (int)args.weight_stages * weights, sums) + apart;
     p.grid = dim3(cluster * units, items ? items : (args.tokens + n - 1) / n), p.args = args;
+    return p;
+}
+
+// product_prefill_16, _32 or _64, `blocks` of them a multiprocessor.
+inline Plan plan_few(ProductArgs args, int items, int n, int blocks) {
+    typedef void (*Kernel)(ProductArgs);
+    static const Kernel kernels[3][2] = {{product_prefill_16, product_prefill_16_pair}, {product_prefill_32, product_prefill_32_pair}, {product_prefill_64, product_prefill_64_pair}};
+    const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
+    const int tiles = pair ? 2 : 1;
+    uint32_t units = 0;
+    bool f16 = false;
+    args.slot_bytes = 0;
+    for (uint32_t i = 0; i < args.matrices; ++i) {
+        ProductMatrix& m = args.matrix[i];
+        m.first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += (m.tiles + 7) / 8;
+        args.slot_bytes = std::max(args.slot_bytes, m.piece_bytes), f16 |= m.kind == KIND_F16;
+    }
+    args.units = units;
+    const int sums = tiles * n * 640, weights = 8 * tiles * (int)args.slot_bytes, room = (blocks == 1 ? 224 : 111) * 1024 - 1024;
+    const int least = f16 ? 4 : 2;
+    args.weight_stages = least;
+    while (args.weight_stages < (f16 ? 8u : 4u) && room - (int)(args.weight_stages + 1) * weights >= 8 * n * 128) ++args.weight_stages;
+    args.stages = std::min(8, (room - (int)args.weight_stages * weights) / (n * 128));
+    Plan p = {};
+    p.kernel = kernels[n / 32][pair], p.block = 384;
+    p.shared = std::max(1024 + std::max((int)args.stages * n * 128 + (int)args.weight_stages * weights, sums), blocks == 1 ? 116 * 1024 : 0);
+    p.grid = dim3(units, items ? items : (args.tokens + n - 1) / n), p.args = args;
+    if ((int)args.stages < 2) p.shared = 1 << 20;  // no room
     return p;
 }
 

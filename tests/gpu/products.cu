@@ -2,7 +2,7 @@
 // of rows, and speeds at the sizes of real models. One table; exit code 1 if anything is wrong.
 //
 //   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/products.cu tests/gpu/timings.cu kernels/{repack,prepare,product_*}.cu
-//   products [check] [tiny [TYPE..] [fused]] [time] [many] [profile] [prefill]
+//   products [check] [tiny [TYPE..] [fused]] [time] [many] [prompt] [profile] [prefill]
 #include <memory>
 #include <string>
 
@@ -12,6 +12,7 @@ void time_decode();
 void time_many();
 void profile_many();
 void time_prefill();
+void time_prompt();
 
 static int failures = 0;
 
@@ -187,6 +188,19 @@ static void check_rows(const Case& c) {
             for (size_t i = 0; i < b.size(); ++i) differ += all[i] != b[i];
             expect(differ == 0, ("prefill elements unlike those of 200 rows, " + std::to_string(tokens)).c_str(), c.name(), (double)differ);
         }
+        const struct { int tokens, n; } few[] = {{200, 64}, {1, 16}, {64, 64}, {13, 16}, {16, 16}, {33, 32}, {150, 32}, {128, 16}, {97, 32}, {97, 64}};
+        for (const auto& r : few) {
+            const int stride = (r.tokens + 7) / 8 * 8;
+            std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, stride, 3));
+            y.fill(0xff);
+            ProductArgs a = arguments(c.cols, r.tokens, px->data, stride);
+            a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+            run(plan_few(a, 0, r.n, 1));
+            const auto got = y.get();
+            size_t differ = 0;
+            for (size_t i = 0; i < (size_t)r.tokens * c.rows; ++i) differ += std::memcmp(&got[i], &all[i], 4) != 0;
+            expect(differ == 0, ("prefill elements unlike those of 200 rows, few " + std::to_string(r.n)).c_str(), c.name(), (double)differ);
+        }
     }
     std::printf("%-18s error %.2e  prefill %.2e\n", c.name().c_str(), worst, prefill);
 }
@@ -273,6 +287,21 @@ static void check_fusions() {
                 const auto got = y.get();
                 expect(bits(got) == bits(want), "pair unlike batch", "many " + std::to_string(n) + " " + std::to_string(cluster), relative(got, std::vector<double>(want.begin(), want.end())));
             }
+    if (has_prefill())
+        for (int n : {16, 32, 64})
+            for (int count : {1, 70}) {
+                std::unique_ptr<Buffer<uint8_t>> panels(prepared(xs, count, cols, 72, 3));
+                Buffer<float> y((size_t)count * one.rows);
+                ProductArgs a = arguments(cols, count, panels->data, 72);
+                a.matrices = 2, a.act = ACT_SILU;
+                a.matrix[0] = gate.m, a.matrix[1] = up.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = one.rows;
+                run(plan_for(a, Path::prefill, 0));
+                const auto want = y.get();
+                y.fill(0xff);
+                run(plan_few(a, 0, n, 1));
+                const auto got = y.get();
+                expect(bits(got) == bits(want), "pair unlike prefill", "few " + std::to_string(n), relative(got, std::vector<double>(want.begin(), want.end())));
+            }
     std::printf("fusions checked\n");
 }
 
@@ -322,6 +351,12 @@ static void check_experts() {
             for (int t = i.x_row; t < i.x_row + i.count; ++t)
                 for (int r = 0; r < rows; ++r) want[(size_t)t * rows + r] = all[(size_t)t * stack.rows + i.expert * rows + r];
         expect(relative(got, want) < 1e-3, "experts", "prefill", relative(got, want));
+        for (int n : {32, 64}) {
+            y.fill(0);
+            a.tokens = n;
+            run(plan_few(a, 3, n, 1));
+            expect(bits(y.get()) == bits(got), "experts unlike prefill", "few " + std::to_string(n), 1);
+        }
     }
     std::printf("experts checked\n");
 }
@@ -357,6 +392,7 @@ int main(int argc, char** argv) {
     if (wanted("time")) time_decode();
     if (wanted("many") && has_prefill()) time_many();
     if (argc > 1 && wanted("profile") && has_prefill()) profile_many();
+    if (wanted("prompt") && has_prefill()) time_prompt();
     if (wanted("prefill") && has_prefill()) time_prefill();
     return failures != 0;
 }

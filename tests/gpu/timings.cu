@@ -221,3 +221,85 @@ void time_prefill() {
         std::fflush(stdout);
     }
 }
+
+namespace {
+
+// 32 experts whose rows are `rows` in all, none with more than `most` in one item.
+struct ExpertRows {
+    std::vector<ProductItem> items;
+    ExpertRows(int rows, int most) {
+        const int each = rows / 32;
+        for (int e = 0, at = 0; e < 32; ++e) {
+            const int count = std::max(1, each / 2 + each * (e * 5 % 13) / 12);
+            for (int from = 0; from < count; from += most) items.push_back({e, at + from, at + from, std::min(most, count - from)});
+            at += (count + 7) / 8 * 8;
+        }
+    }
+};
+
+void time_prompt_experts(const Shape& s, int rows) {
+    Setup setup({s.model, s.type, s.rows * 32, s.cols, s.pair}, rows * 2 + 512);
+    std::printf("%-22s %4d rows over 32 experts ", s.model, rows);
+    for (int n : {16, 32, 64, 128}) {
+        const ExpertRows of(rows, n);
+        Buffer<ProductItem> items(of.items);
+        auto args = [&](int i) {
+            ProductArgs a = setup.copy(i);
+            for (int m = 0; m < 2; ++m) {
+                const uint8_t* weights = a.matrix[m].weights;
+                a.matrix[m] = describe(a.matrix[m].kind, s.rows, s.cols);
+                a.matrix[m].weights = weights, a.matrix[m].expert_bytes = (uint64_t)tiles_of(s.rows) * a.matrix[m].tile_bytes;
+                a.matrix[m].out = setup.y->data, a.matrix[m].out_stride = s.rows;
+            }
+            a.items = items.data, a.tokens = n;
+            return a;
+        };
+        if (n == 128) {
+            std::printf("  | prefill %.1f", time_graph(4, [&](int i, cudaStream_t stream) { run(plan_for(args(i), Path::prefill, (int)items.count), true, stream); }));
+            if (!s.pair) std::printf(" wide %.1f", time_graph(4, [&](int i, cudaStream_t stream) { run(plan_for(args(i), Path::prefill_wide, (int)items.count), true, stream); }));
+            continue;
+        }
+        std::printf("  | %d:", n);
+        for (int blocks : {1, 2}) {
+            if ((s.pair && blocks == 2) || plan_few(args(0), (int)items.count, n, blocks).shared > 227 * 1024) continue;
+            std::printf(" %.1f", time_graph(4, [&](int i, cudaStream_t stream) { run(plan_few(args(i), (int)items.count, n, blocks), true, stream); }));
+        }
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+}
+
+const Shape PROMPT_SHAPES[] = {{"8B qkv q4_k", 12, 6144, 4096, false}, {"1B qkv q4_k", 12, 3072, 2048, false}, {"1B o q4_k", 12, 2048, 2048, false},
+                               {"0.5B qkv q5_0", 6, 1152, 896, false}, {"20B qkv q8_0", 8, 5120, 2880, false}, {"20B o q8_0", 8, 2880, 4096, false}};
+
+}  // namespace
+
+// Few rows of a prompt: microseconds a call by rows a block, for one and two blocks a multiprocessor; besides, what serves many rows.
+void time_prompt() {
+    std::printf("\nA prompt's few rows: microseconds a call\n");
+    std::vector<Shape> shapes(std::begin(SHAPES), std::end(SHAPES));
+    shapes.insert(shapes.end(), std::begin(PROMPT_SHAPES), std::end(PROMPT_SHAPES));
+    for (const Shape& s : shapes) {
+        if (s.rows > 100000 || s.type == 39) continue;
+        for (int tokens : {64, 128, 256}) {
+            const Setup setup(s, tokens);
+            std::printf("%-22s %3d  prefill %6.1f", s.model, tokens, setup.time(Path::prefill, 0, 8, true));
+            if (!s.pair && tokens > 128) std::printf(" wide %.1f", setup.time(Path::prefill_wide, 0, 8, true));
+            for (int n : {16, 32, 64}) {
+                if (n > tokens || tokens / n > 8) continue;
+                std::printf("  | %d:", n);
+                for (int blocks : {1, 2}) {
+                    if (s.pair && blocks == 2) continue;
+                    const Plan p = plan_few(setup.copy(0), 0, n, blocks);
+                    if (p.shared > 227 * 1024) continue;
+                    std::printf(" %.1f", time_graph(8, [&](int i, cudaStream_t stream) { run(plan_few(setup.copy(i), 0, n, blocks), true, stream); }));
+                }
+            }
+            std::printf("\n");
+            std::fflush(stdout);
+        }
+    }
+    for (const Shape& s : SHAPES)
+        if (s.type == 39)
+            for (int rows : {256, 512, 1024, 2048}) time_prompt_experts(s, rows);
+}

@@ -1,5 +1,6 @@
 //! A mixture of experts: the router's choice, the chosen experts' products, and their weighted sum.
 
+use super::few::item_rows;
 use super::many::many_rows;
 use super::params;
 use super::pass::Run;
@@ -203,7 +204,7 @@ impl Run<'_> {
             Way::Small => SMALL_ROWS,
             Way::Batch | Way::Split => BATCH_ROWS,
             Way::Many => many_rows(average),
-            Way::Prompt => PROMPT_ROWS,
+            Way::Prompt => item_rows(choices.div_ceil(experts)),
         };
         let (at, count, rows) = (s.items, s.item_count, n.min(most));
         let items = Items { at, count, items: choices.min(experts + choices / most), rows };

@@ -8,6 +8,7 @@ mod card;
 mod driver;
 mod executor;
 mod experts;
+mod few;
 mod gpu;
 mod graph;
 mod inputs;

@@ -120,6 +120,7 @@ fn kernel_files(plan: &Plan, layout: &Layout) -> Vec<&'static str> {
     if stored.iter().any(Option::is_some) {
         files.extend(["product_small", "product_batch", "product_split", "product_row", "product_prefill"]);
         files.extend(["product_many_16", "product_many_32", "product_many_64"]);
+        files.extend(["product_prefill_16", "product_prefill_32", "product_prefill_64"]);
     }
     if layout.sizes.program_blocks > 0 {
         files.push("step_row");

@@ -191,6 +191,7 @@ impl Run<'_> {
         }
         match way {
             Way::Many => self.launch_many(args, &sizes, pair, group.items),
+            Way::Prompt if self.launch_few(&mut args, &sizes, pair, group.items)? => Ok(()),
             _ => self.launch_packed(args, &sizes, (pair, way), group.items),
         }
     }
