@@ -25,6 +25,8 @@ pub struct Sizes {
     pub logit_rows: usize,
     /// Elements of activations in int8; 0 where no kernel reads them.
     pub planes: usize,
+    /// Elements of activations in int16; 0 likewise.
+    pub both: usize,
     /// Elements that a thread has for itself, next to its tile.
     pub room: usize,
     /// Elements of its tile: the most of a product, or the head of a query if that is more.
@@ -46,6 +48,7 @@ impl Sizes {
             pairs,
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
             planes: if integers { planes } else { 0 },
+            both: if integers && isa.reads_both() { planes } else { 0 },
             room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
             tile: TILE_ELEMENTS.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
@@ -59,7 +62,8 @@ impl Sizes {
             + self.pairs * plan.n_embd
             + self.logit_rows * plan.n_vocab
             + self.threads * (self.room + 2 * self.tile);
-        let planes = 2 * self.planes + self.planes / 32 * size_of::<f32>() + self.planes / 16 * size_of::<i32>();
+        let integers = 2 * self.planes + self.both * size_of::<i16>();
+        let planes = integers + self.planes / 32 * size_of::<f32>() + self.planes / 16 * size_of::<i32>();
         (floats * size_of::<f32>() + planes) as u64
     }
 }
@@ -77,18 +81,20 @@ pub struct PlaneBuffer {
     sums: Buffer<i32>,
     coarse: Buffer<i8>,
     fine: Buffer<i8>,
+    both: Buffer<i16>,
 }
 
-/// Planes in runs of rows: scales, sums, coarse and fine integers.
-pub type PlaneChunks<'a> = (Chunks<'a, f32>, Chunks<'a, i32>, Chunks<'a, i8>, Chunks<'a, i8>);
+/// Planes in runs of rows: scales, sums, coarse and fine integers, and those of both if a kernel reads them.
+pub type PlaneChunks<'a> = (Chunks<'a, f32>, Chunks<'a, i32>, Chunks<'a, i8>, Chunks<'a, i8>, Option<Chunks<'a, i16>>);
 
 impl PlaneBuffer {
-    fn new(len: usize) -> Result<Self> {
+    fn new(len: usize, both: usize) -> Result<Self> {
         Ok(Self {
             scales: Buffer::zeros(len / 32)?,
             sums: Buffer::zeros(len / 16)?,
             coarse: Buffer::zeros(len)?,
             fine: Buffer::zeros(len)?,
+            both: Buffer::zeros(both)?,
         })
     }
 
@@ -99,12 +105,14 @@ impl PlaneBuffer {
             Chunks::new(&mut self.sums[..len / 16], size / 16),
             Chunks::new(&mut self.coarse[..len], size),
             Chunks::new(&mut self.fine[..len], size),
+            self.both.get_mut(..len).map(|both| Chunks::new(both, size)),
         )
     }
 
     /// `float` [rows, cols] together with what has been quantised of it, if it has been.
     pub fn input<'a>(&'a self, float: &'a [f32], cols: usize, integers: bool) -> Input<'a> {
-        let all = Planes { scales: &self.scales, sums: &self.sums, coarse: &self.coarse, fine: &self.fine };
+        let Self { scales, sums, coarse, fine, both } = self;
+        let all = Planes { scales, sums, coarse, fine, both };
         let planes = all.part(0, if integers { float.len() } else { 0 });
         Input { cols, float, planes: planes.unwrap_or_default() }
     }
@@ -193,7 +201,7 @@ impl Buffers {
             router: Buffer::zeros(rows * plan.experts)?,
             pairs: Buffer::zeros(sizes.pairs * plan.n_embd)?,
             logits: Buffer::zeros(sizes.logit_rows * plan.n_vocab)?,
-            planes: PlaneBuffer::new(sizes.planes)?,
+            planes: PlaneBuffer::new(sizes.planes, sizes.both)?,
             ropes: plan.ropes.iter().map(|r| table(r.inv_freq.len())).collect::<Result<_>>()?,
             rooms: (0..sizes.threads).map(room).collect::<Result<_>>()?,
             rows: Vec::with_capacity(rows),

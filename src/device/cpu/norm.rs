@@ -70,8 +70,8 @@ impl<'a> Context<'a> {
 }
 
 /// The parts of chunks of planes.
-type Parts<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [i8], &'a mut [i8]);
+type Parts<'a> = (&'a mut [f32], &'a mut [i32], &'a mut [i8], &'a mut [i8], Option<&'a mut [i16]>);
 
-fn mutable((scales, sums, coarse, fine): Parts<'_>) -> PlanesMut<'_> {
-    PlanesMut { scales, sums, coarse, fine }
+fn mutable((scales, sums, coarse, fine, both): Parts<'_>) -> PlanesMut<'_> {
+    PlanesMut { scales, sums, coarse, fine, both: both.unwrap_or_default() }
 }

@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 pub trait Plain: Copy + Send + Sync {}
 impl Plain for f32 {}
 impl Plain for i32 {}
+impl Plain for i16 {}
 impl Plain for i8 {}
 
 /// A slice of its own mapping. A `Vec` of zeros would either touch all of it or abort where there is no memory.

@@ -198,6 +198,7 @@ macro_rules! together {
 together!(A 0, B 1);
 together!(A 0, B 1, C 2);
 together!(A 0, B 1, C 2, D 3);
+together!(A 0, B 1, C 2, D 3, E 4);
 
 // SAFETY: the parts are those of the member, if there is one.
 unsafe impl<S: Split> Split for Option<S> {

@@ -32,6 +32,8 @@ pub struct Planes<'a> {
     pub sums: &'a [i32],
     pub coarse: &'a [i8],
     pub fine: &'a [i8],
+    /// `(coarse << FINE_BITS) + fine`; empty where no kernel reads it, see [`Isa::reads_both`].
+    pub both: &'a [i16],
 }
 
 /// Where they are written.
@@ -41,6 +43,8 @@ pub struct PlanesMut<'a> {
     pub sums: &'a mut [i32],
     pub coarse: &'a mut [i8],
     pub fine: &'a mut [i8],
+    /// Empty if it is not wanted.
+    pub both: &'a mut [i16],
 }
 
 impl<'a> Planes<'a> {
@@ -52,6 +56,7 @@ impl<'a> Planes<'a> {
             sums: self.sums.get(start / SUM_SPAN..end / SUM_SPAN)?,
             coarse: self.coarse.get(start..end)?,
             fine: self.fine.get(start..end)?,
+            both: if self.both.is_empty() { &[] } else { self.both.get(start..end)? },
         })
     }
 
@@ -64,7 +69,7 @@ impl<'a> Planes<'a> {
         })
     }
 
-    /// How many values there are in all arrays.
+    /// How many values there are in all arrays but `both`.
     pub fn len(&self) -> usize {
         let integers = self.coarse.len().min(self.fine.len());
         integers.min(self.scales.len() * GROUP).min(self.sums.len() * SUM_SPAN)
@@ -72,10 +77,17 @@ impl<'a> Planes<'a> {
 }
 
 impl Isa {
+    /// Whether kernels for several tokens read `both`, not the planes: AVX2 multiplies words as fast as bytes, for which it would
+    /// have to go over the weights twice.
+    pub fn reads_both(self) -> bool {
+        self == Isa::Avx2
+    }
+
     /// Quantises a whole number of groups.
     pub fn quantise(self, x: &[f32], out: PlanesMut<'_>) {
-        let all = Planes { scales: out.scales, sums: out.sums, coarse: out.coarse, fine: out.fine };
+        let all = Planes { scales: out.scales, sums: out.sums, coarse: out.coarse, fine: out.fine, both: out.both };
         assert!(all.len() == x.len() && x.len().is_multiple_of(GROUP), "{} activations in int8", x.len());
+        assert!([0, x.len()].contains(&out.both.len()), "{} activations in int16", out.both.len());
         #[cfg(target_arch = "x86_64")]
         if self != Isa::Portable {
             // SAFETY: an Isa is only made where the CPU has it, and AVX-512 comes with AVX2; the lengths were just checked.
@@ -99,6 +111,12 @@ fn quantise_any(x: &[f32], out: PlanesMut<'_>) {
         for (half, sum) in out.sums[2 * i..][..2].iter_mut().enumerate() {
             let both = coarse.iter().zip(&*fine).skip(half * SUM_SPAN).take(SUM_SPAN);
             *sum = both.map(|(coarse, fine)| (i32::from(*coarse) << FINE_BITS) + i32::from(*fine)).sum();
+        }
+        if let Some(both) = out.both.get_mut(i * GROUP..) {
+            let planes = coarse.iter().zip(&*fine);
+            both.iter_mut().zip(planes).for_each(|(both, (coarse, fine))| {
+                *both = (i16::from(*coarse) << FINE_BITS) + i16::from(*fine);
+            });
         }
     }
 }
@@ -135,6 +153,9 @@ unsafe fn quantise_avx2(x: &[f32], out: PlanesMut<'_>) {
             for half in 0..2 {
                 *out.sums.get_unchecked_mut(2 * i + half) = (first[half] << FINE_BITS) + second[half];
             }
+            if !out.both.is_empty() {
+                store_both(coarse, fine, out.both.as_mut_ptr().add(i * GROUP));
+            }
         }
     }
 }
@@ -153,6 +174,22 @@ unsafe fn store(q: [__m256i; 4], to: *mut i8) -> [i32; 2] {
     unsafe {
         _mm256_storeu_si256(to.cast(), bytes);
         [sum_of_pairs(pairs[0]), sum_of_pairs(pairs[1])]
+    }
+}
+
+/// Stores both planes of 32 values as one.
+///
+/// # Safety
+/// The CPU has AVX2; there is room for 32.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn store_both(coarse: [__m256i; 4], fine: [__m256i; 4], to: *mut i16) {
+    for i in 0..2 {
+        let coarse = _mm256_packs_epi32(coarse[2 * i], coarse[2 * i + 1]);
+        let fine = _mm256_packs_epi32(fine[2 * i], fine[2 * i + 1]);
+        let both = _mm256_add_epi16(_mm256_slli_epi16::<{ FINE_BITS as i32 }>(coarse), fine);
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(to.add(16 * i).cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(both)) };
     }
 }
 
@@ -194,21 +231,23 @@ pub struct OwnedPlanes {
     sums: Vec<i32>,
     coarse: Vec<i8>,
     fine: Vec<i8>,
+    both: Vec<i16>,
 }
 
 #[cfg(test)]
 impl OwnedPlanes {
     pub fn of(isa: Isa, x: &[f32]) -> Self {
         let (groups, len) = (x.len() / GROUP, x.len());
-        let mut out =
-            Self { scales: vec![9.0; groups], sums: vec![9; 2 * groups], coarse: vec![9; len], fine: vec![9; len] };
-        let Self { scales, sums, coarse, fine } = &mut out;
-        isa.quantise(x, PlanesMut { scales, sums, coarse, fine });
+        let (scales, sums, both) = (vec![9.0; groups], vec![9; 2 * groups], vec![9; len]);
+        let mut out = Self { scales, sums, coarse: vec![9; len], fine: vec![9; len], both };
+        let Self { scales, sums, coarse, fine, both } = &mut out;
+        isa.quantise(x, PlanesMut { scales, sums, coarse, fine, both });
         out
     }
 
     pub fn view(&self) -> Planes<'_> {
-        Planes { scales: &self.scales, sums: &self.sums, coarse: &self.coarse, fine: &self.fine }
+        let Self { scales, sums, coarse, fine, both } = self;
+        Planes { scales, sums, coarse, fine, both }
     }
 }
 
@@ -236,7 +275,7 @@ mod tests {
         let of = |isa: Isa| {
             let planes = OwnedPlanes::of(isa, &x);
             let scales: Vec<_> = planes.scales.iter().map(|s| if s.is_nan() { 1 } else { s.to_bits() }).collect();
-            (scales, planes.sums, planes.coarse, planes.fine)
+            (scales, planes.sums, planes.coarse, planes.fine, planes.both)
         };
         let want = of(Isa::Portable);
         for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.present().is_ok()) {

@@ -26,6 +26,7 @@ impl Lanes for Avx512 {
     const TOKENS: usize = 4;
     const SIGNED_OFFSET: i32 = 128;
     const MANY_HALVES: bool = true;
+    const WIDE: bool = false;
 
     ops! {
         pieces(rows: Rows, at: usize) -> [__m512i; 4] = {
@@ -117,15 +118,16 @@ impl Lanes for Avx512 {
             }
             sum
         };
-        dot[const BITS: u32](sum: __m512i, w: &[__m512i; 4], x: &[__m512i; 4]) -> __m512i = {
-            let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, w[0], x[0]), w[1], x[1]);
-            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, w[2], x[2]), w[3], x[3])
+        store_codes[const BITS: u32](to: *mut u8, codes: [__m512i; 4]) -> () = {
+            for (i, codes) in codes.into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(64 * i).cast(), codes);
+            }
         };
+        dot(sum: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, w, x);
         splat_float(value: f32) -> __m512 = _mm512_set1_ps(value);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        store(at: *mut u8, value: __m512i) -> () = _mm512_storeu_si512(at.cast(), value);
         load_float(at: *const f32) -> __m512 = _mm512_loadu_ps(at);
         store_float(at: *mut f32, value: __m512) -> () = _mm512_storeu_ps(at, value);
     }

@@ -112,6 +112,8 @@ pub trait Lanes: Copy {
     unsafe fn dwords(rows: Rows, at: usize) -> Self::Int;
     /// Whether [`Lanes::halves`] is faster than one by one.
     const MANY_HALVES: bool;
+    /// Whether a panel's codes have 16 bits, to be multiplied with both planes of activations at once.
+    const WIDE: bool;
     /// The binary16 at byte `at` of each row, and at each `BYTES` further, eight in all: `BYTES` is 16 or 18.
     ///
     /// # Safety
@@ -168,11 +170,15 @@ pub trait Lanes: Copy {
     unsafe fn spread(at: *const i8) -> Self::Int;
     /// 16 bytes at `at`, in every part of 16 bytes.
     unsafe fn spread_piece(at: *const i8) -> Self::Int;
-    /// Adds the products of 4 bytes of each lane of `w` and `x` for four vectors. Codes have `BITS` bits and no sign;
-    /// with 8 bits they are what `signed` gives.
-    unsafe fn dot<const BITS: u32>(sum: Self::Int, w: &[Self::Int; 4], x: &[Self::Int; 4]) -> Self::Int;
-    /// The same for `N` vectors, at most two, and both planes of activations: what the coarse one gives, times
-    /// `1 << FINE_BITS`, and what the fine one gives.
+    /// Stores the codes of half a group in a panel; those of 8 bits are what `signed` gives, others have no sign.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set; there is room for 16 codes of each lane.
+    unsafe fn store_codes<const BITS: u32>(to: *mut u8, codes: [Self::Int; 4]);
+    /// Adds the products of the codes in a lane of `w`, as a panel has them, with as many activations.
+    unsafe fn dot(sum: Self::Int, w: Self::Int, x: Self::Int) -> Self::Int;
+    /// The sum of the products of 4 bytes of each lane for `N` vectors, at most two: of the coarse plane of activations, times
+    /// `1 << FINE_BITS`, and of the fine one. Codes have `BITS` bits and no sign; with 8 bits they are what `signed` gives.
     unsafe fn dot_both<const BITS: u32, const N: usize>(
         w: [Self::Int; N],
         coarse: [Self::Int; N],
@@ -185,7 +191,6 @@ pub trait Lanes: Copy {
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
 
     unsafe fn load(at: *const u8) -> Self::Int;
-    unsafe fn store(at: *mut u8, value: Self::Int);
     unsafe fn load_float(at: *const f32) -> Self::Float;
     unsafe fn store_float(at: *mut f32, value: Self::Float);
 }

@@ -27,7 +27,7 @@ use avx512::Avx512;
 use half::{bf16, f16};
 use lanes::{Lanes, MAX_LANES, Rows};
 use multiply::{Columns, PANELS, Sums, Tokens};
-use panel::{COLS, Panel};
+use panel::{COLS, Fill, Panel};
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 use unpack::Unpack;
@@ -64,22 +64,22 @@ macro_rules! kernels {
             /// # Safety
             /// As for [`Unpack::unpack`].
             #[target_feature(enable = $features)]
-            unsafe fn unpack<U: Unpack>(rows: Rows, at: usize, groups: usize, panel: &mut Panel) {
+            unsafe fn unpack<U: Unpack, const BITS: u32>(rows: Rows, at: usize, groups: usize, panel: &mut Panel) {
                 // SAFETY: the caller vouches for all, the instruction set among it.
-                unsafe { U::unpack::<$isa, Panel>(rows, at, groups, panel) }
+                unsafe { U::unpack::<$isa, Fill<BITS>>(rows, at, groups, &mut Fill(panel)) }
             }
 
             /// # Safety
             /// As for [`multiply::integers`].
             #[target_feature(enable = $features)]
-            unsafe fn integers<const BITS: u32, const HALF: bool, const MIN: bool>(
+            unsafe fn integers<const HALF: bool, const MIN: bool>(
                 panels: &[Panel; PANELS],
                 columns: Columns,
                 tokens: Tokens,
                 sums: &mut [Sums],
             ) {
                 // SAFETY: the caller vouches for all, the instruction set among it.
-                unsafe { multiply::integers::<$isa, BITS, HALF, MIN>(panels, columns, tokens, sums) }
+                unsafe { multiply::integers::<$isa, HALF, MIN>(panels, columns, tokens, sums) }
             }
 
             /// # Safety
@@ -111,8 +111,8 @@ macro_rules! kernels {
                         lanes: $isa::LANES,
                         bytes: unpack::$unpack::BYTES,
                         offset: $offset,
-                        unpack: unpack::<unpack::$unpack>,
-                        multiply: integers::<$bits, $half, $min>,
+                        unpack: unpack::<unpack::$unpack, $bits>,
+                        multiply: integers::<$half, $min>,
                         direct: direct::<unpack::$unpack, $bits, $half, $min>,
                     })
                 };
@@ -154,6 +154,8 @@ pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Til
     assert!(weights.bytes.len() >= rows * weights.row_bytes, "{rows} rows of weights");
     let given = if weights.ty.is_quantised() { input.planes.len() } else { input.float.len() };
     assert!(given >= elements, "{tokens} rows of input");
+    let both = weights.ty.is_quantised() && isa.reads_both() && tokens > 1;
+    assert!(!both || input.planes.both.len() >= elements, "{tokens} rows of input in int16");
     match (kernel, tokens) {
         _ if rows == 0 => {}
         // SAFETY: all lengths were checked, and whoever chose the instruction set saw that the CPU has it.
@@ -173,6 +175,7 @@ impl Input<'_> {
             sums: self.planes.sums.as_ptr().wrapping_add(first / 16),
             coarse: self.planes.coarse.as_ptr().wrapping_add(first),
             fine: self.planes.fine.as_ptr().wrapping_add(first),
+            both: self.planes.both.as_ptr().wrapping_add(first),
             cols: self.cols,
         }
     }

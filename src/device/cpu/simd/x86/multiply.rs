@@ -1,12 +1,14 @@
 //! From panels and tokens to sums: the products themselves.
 //!
 //! Each sum belongs to one row and one token, and is added to in the order of the columns, so nothing else shows in its bits.
-//! The integer product of a group is exact, with both planes of the activations in it; it then costs one rounding for its scale
-//! and one for the sum.
+//! The integer product of a group is exact, with both planes of the activations in it, one after the other or as one; it then
+//! costs one rounding for its scale and one for the sum.
 
 use super::lanes::{Lanes, MAX_LANES};
 use super::panel::{HALVES, Panel};
 use crate::device::cpu::simd::quantise::FINE_BITS;
+use std::arch::asm;
+use std::ops::Range;
 
 /// Panels that share the tokens they are multiplied with.
 pub const PANELS: usize = 2;
@@ -20,6 +22,8 @@ pub struct Tokens {
     pub sums: *const i32,
     pub coarse: *const i8,
     pub fine: *const i8,
+    /// Followed where the instruction set is [`Lanes::WIDE`].
+    pub both: *const i16,
     /// Elements of a row.
     pub cols: usize,
 }
@@ -55,6 +59,7 @@ impl Tokens {
                 sums: self.sums.add(elements / 16),
                 coarse: self.coarse.add(elements),
                 fine: self.fine.add(elements),
+                both: self.both.wrapping_add(elements),
                 cols: self.cols,
             }
         }
@@ -65,7 +70,7 @@ impl Tokens {
     /// # Safety
     /// As for [`Lanes`]; there are so many.
     #[inline(always)]
-    pub unsafe fn spread<V: Lanes, const FINE: bool>(self, half: usize) -> [V::Int; 4] {
+    unsafe fn spread<V: Lanes, const FINE: bool>(self, half: usize) -> [V::Int; 4] {
         // SAFETY: the caller vouches for all.
         unsafe {
             let x = if FINE { self.fine } else { self.coarse }.add(16 * half);
@@ -152,13 +157,13 @@ pub unsafe fn weigh<V: Lanes, const HALF: bool, const MIN: bool>(
     }
 }
 
-/// Adds the product of the panels with each token to its sums. A type has codes of `BITS` bits, a scale for each 32 or, with
-/// `HALF`, for each 16, and a minimum beside each scale with `MIN`.
+/// Adds the product of the panels with each token to its sums. A type has a scale for each 32 or, with `HALF`, for each 16, and a
+/// minimum beside each scale with `MIN`.
 ///
 /// # Safety
 /// As for [`Lanes`]; the panels and the tokens have these columns, and there are as many tokens as sums.
 #[inline(always)]
-pub unsafe fn integers<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool>(
+pub unsafe fn integers<V: Lanes, const HALF: bool, const MIN: bool>(
     panels: &[Panel; PANELS],
     columns: Columns,
     tokens: Tokens,
@@ -171,10 +176,10 @@ pub unsafe fn integers<V: Lanes, const BITS: u32, const HALF: bool, const MIN: b
         unsafe {
             let (tokens, sums) = (tokens.from(t).skip(32 * columns.first), &mut sums[t..]);
             match count {
-                4 => integer_tile::<V, BITS, HALF, MIN, 4>(panels, columns, tokens, sums),
-                3 => integer_tile::<V, BITS, HALF, MIN, 3>(panels, columns, tokens, sums),
-                2 => integer_tile::<V, BITS, HALF, MIN, 2>(panels, columns, tokens, sums),
-                _ => integer_tile::<V, BITS, HALF, MIN, 1>(panels, columns, tokens, sums),
+                4 => integer_tile::<V, HALF, MIN, 4>(panels, columns, tokens, sums),
+                3 => integer_tile::<V, HALF, MIN, 3>(panels, columns, tokens, sums),
+                2 => integer_tile::<V, HALF, MIN, 2>(panels, columns, tokens, sums),
+                _ => integer_tile::<V, HALF, MIN, 1>(panels, columns, tokens, sums),
             }
         }
         t += count;
@@ -182,7 +187,7 @@ pub unsafe fn integers<V: Lanes, const BITS: u32, const HALF: bool, const MIN: b
 }
 
 #[inline(always)]
-unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool, const T: usize>(
+unsafe fn integer_tile<V: Lanes, const HALF: bool, const MIN: bool, const T: usize>(
     panels: &[Panel; PANELS],
     columns: Columns,
     tokens: Tokens,
@@ -204,7 +209,7 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALF: bool, const MIN: b
         }
         // The bound tells the compiler that the groups are inside what lies aside.
         for g in 0..columns.groups.min(GROUPS) {
-            let steps = group::<V, BITS, HALF, MIN, T>(panels, g, &rows, &asides);
+            let steps = group::<V, HALF, MIN, T>(panels, g, &rows, &asides);
             let (i, j) = if HALF { (2 * g, 2 * g + 1) } else { (g, g) };
             for t in 0..T {
                 let token = (V::splat_float(*rows[t].scales.add(g)), [asides[t].mins[i], asides[t].mins[j]]);
@@ -224,9 +229,9 @@ unsafe fn integer_tile<V: Lanes, const BITS: u32, const HALF: bool, const MIN: b
     }
 }
 
-/// The integer sums of a group, or of its halves: of the coarse plane, then 2^FINE_BITS times that and the fine one.
+/// The integer sums of a group, or of its halves: 2^FINE_BITS times those of the coarse plane, and those of the fine one.
 #[inline(always)]
-unsafe fn group<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool, const T: usize>(
+unsafe fn group<V: Lanes, const HALF: bool, const MIN: bool, const T: usize>(
     panels: &[Panel; PANELS],
     g: usize,
     rows: &[Tokens; T],
@@ -235,26 +240,37 @@ unsafe fn group<V: Lanes, const BITS: u32, const HALF: bool, const MIN: bool, co
     // SAFETY: the caller vouches for T tokens, and the columns.
     unsafe {
         let mut steps = [[[V::splat(0); 2]; PANELS]; T];
-        add_half::<V, BITS, T, false>(panels, 2 * g, rows, 0, &mut steps);
-        add_half::<V, BITS, T, false>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+        if !V::WIDE {
+            add_half::<V, T, false>(panels, 2 * g, rows, 0, &mut steps);
+            add_half::<V, T, false>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+        }
         for (steps, aside) in steps.iter_mut().zip(asides) {
             let starts = if HALF { [aside.starts[2 * g], aside.starts[2 * g + 1]] } else { [aside.starts[g]; 2] };
             for step in steps {
                 for (step, start) in step.iter_mut().zip(starts) {
-                    let coarse = V::shl(*step, FINE_BITS);
+                    let coarse = if V::WIDE { *step } else { V::shl(*step, FINE_BITS) };
                     *step = if MIN { coarse } else { V::add_int(coarse, V::splat(start)) };
                 }
             }
         }
-        add_half::<V, BITS, T, true>(panels, 2 * g, rows, 0, &mut steps);
-        add_half::<V, BITS, T, true>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+        match (V::WIDE, HALF) {
+            (true, true) => {
+                add_words::<V, T>(panels, 16 * g..16 * g + 8, rows, 0, &mut steps);
+                add_words::<V, T>(panels, 16 * g + 8..16 * g + 16, rows, 1, &mut steps);
+            }
+            (true, false) => add_words::<V, T>(panels, 16 * g..16 * g + 16, rows, 0, &mut steps),
+            (false, _) => {
+                add_half::<V, T, true>(panels, 2 * g, rows, 0, &mut steps);
+                add_half::<V, T, true>(panels, 2 * g + 1, rows, usize::from(HALF), &mut steps);
+            }
+        }
         steps
     }
 }
 
 /// Adds the products of half a group with a plane of each token to step `i`.
 #[inline(always)]
-unsafe fn add_half<V: Lanes, const BITS: u32, const T: usize, const FINE: bool>(
+unsafe fn add_half<V: Lanes, const T: usize, const FINE: bool>(
     panels: &[Panel; PANELS],
     half: usize,
     rows: &[Tokens; T],
@@ -263,11 +279,47 @@ unsafe fn add_half<V: Lanes, const BITS: u32, const T: usize, const FINE: bool>(
 ) {
     // SAFETY: the caller vouches for T tokens, and the columns.
     unsafe {
-        let w = [panels[0].codes::<V>(4 * half), panels[1].codes::<V>(4 * half)];
+        let mut w = [[V::splat(0); 4]; PANELS];
+        for (w, panel) in w.iter_mut().zip(panels) {
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = panel.codes::<V>(4 * half + v);
+            }
+        }
         for t in 0..T {
             let x = rows[t].spread::<V, FINE>(half);
             for p in 0..PANELS {
-                steps[t][p][i] = V::dot::<BITS>(steps[t][p][i], &w[p], &x);
+                for (w, x) in w[p].into_iter().zip(x) {
+                    steps[t][p][i] = V::dot(steps[t][p][i], w, x);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of the columns in the vectors `vectors` of the panels with both planes of each token to step `i`.
+///
+/// The compiler must not see how many they are: it would unroll the loop, do all for one token after the other, and keep in memory
+/// what of the panels it has no registers for.
+#[inline(always)]
+unsafe fn add_words<V: Lanes, const T: usize>(
+    panels: &[Panel; PANELS],
+    vectors: Range<usize>,
+    rows: &[Tokens; T],
+    i: usize,
+    steps: &mut [[[V::Int; 2]; PANELS]; T],
+) {
+    let mut end = vectors.end;
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) end, options(pure, nomem, nostack, preserves_flags)) };
+    for v in vectors.start..end {
+        // SAFETY: the caller vouches for T tokens, and the columns.
+        unsafe {
+            let w = [panels[0].codes::<V>(v), panels[1].codes::<V>(v)];
+            for t in 0..T {
+                let x = V::spread(rows[t].both.add(2 * v).cast());
+                for p in 0..PANELS {
+                    steps[t][p][i] = V::dot(steps[t][p][i], w[p], x);
+                }
             }
         }
     }

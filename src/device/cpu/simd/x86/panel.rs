@@ -1,7 +1,7 @@
 //! Where unpacked weights wait for the tokens: 256 columns of as many rows as a vector has lanes.
 //!
 //! In the first-level cache, and never read where it was not written. Vector i of the codes holds columns 4i to 4i + 3 of
-//! each row, as the integer product wants them.
+//! each row, as the integer product wants them; 2i and 2i + 1 where a code has 16 bits.
 
 use super::lanes::{Lanes, MAX_LANES, Places, Rows};
 use super::unpack::Sink;
@@ -30,15 +30,11 @@ impl Panel {
     }
 
     /// # Safety
-    /// As for [`Lanes`]; vectors i to i + 3 were set.
+    /// As for [`Lanes`]; the vector was set.
     #[inline(always)]
-    pub unsafe fn codes<V: Lanes>(&self, i: usize) -> [V::Int; 4] {
-        // SAFETY: the caller set these vectors, so they are inside.
-        unsafe {
-            let first = self.codes.as_ptr().cast::<u8>().add(i * 4 * V::LANES);
-            let step = 4 * V::LANES;
-            [V::load(first), V::load(first.add(step)), V::load(first.add(2 * step)), V::load(first.add(3 * step))]
-        }
+    pub unsafe fn codes<V: Lanes>(&self, i: usize) -> V::Int {
+        // SAFETY: the caller set this vector, so it is inside.
+        unsafe { V::load(self.codes.as_ptr().cast::<u8>().add(i * 4 * V::LANES)) }
     }
 
     /// # Safety
@@ -58,7 +54,10 @@ impl Panel {
     }
 }
 
-impl<V: Lanes> Sink<V> for Panel {
+/// A sink that fills a panel with codes of `BITS` bits.
+pub struct Fill<'a, const BITS: u32>(pub &'a mut Panel);
+
+impl<V: Lanes, const BITS: u32> Sink<V> for Fill<'_, BITS> {
     const BITS: [[Places; 4]; 2] = [
         [Places::new(0, 4), Places::new(4, 4), Places::new(8, 4), Places::new(12, 4)],
         [Places::new(16, 4), Places::new(20, 4), Places::new(24, 4), Places::new(28, 4)],
@@ -82,23 +81,21 @@ impl<V: Lanes> Sink<V> for Panel {
     #[inline(always)]
     unsafe fn codes(&mut self, half: usize, codes: [V::Int; 4]) {
         debug_assert!(half < HALVES);
-        for (i, codes) in codes.into_iter().enumerate() {
-            // SAFETY: vector i of 4 * LANES bytes is inside.
-            unsafe { V::store(self.codes.as_mut_ptr().cast::<u8>().add((4 * half + i) * 4 * V::LANES), codes) };
-        }
+        // SAFETY: half a group's codes of LANES rows are inside.
+        unsafe { V::store_codes::<BITS>(self.0.codes.as_mut_ptr().cast::<u8>().add(16 * half * MAX_LANES), codes) };
     }
 
     #[inline(always)]
     unsafe fn scale(&mut self, i: usize, scale: V::Float) {
         debug_assert!(i < HALVES);
         // SAFETY: vector i of LANES floats is inside.
-        unsafe { V::store_float(self.scales.as_mut_ptr().cast::<f32>().add(i * V::LANES), scale) }
+        unsafe { V::store_float(self.0.scales.as_mut_ptr().cast::<f32>().add(i * V::LANES), scale) }
     }
 
     #[inline(always)]
     unsafe fn min(&mut self, i: usize, min: V::Float) {
         debug_assert!(i < HALVES);
         // SAFETY: vector i of LANES floats is inside.
-        unsafe { V::store_float(self.mins.as_mut_ptr().cast::<f32>().add(i * V::LANES), min) }
+        unsafe { V::store_float(self.0.mins.as_mut_ptr().cast::<f32>().add(i * V::LANES), min) }
     }
 }
