@@ -161,6 +161,29 @@ struct Record {
         }
     }
 
+    // What a lane takes from memory for a step; of F16, which needs no unpacking, nothing.
+    struct Raw {
+        uint32_t low[8], high2[2], s[2];
+    };
+
+    __device__ __forceinline__ void fetch(int n, Raw& raw) {
+        if constexpr (K == KIND_F16) return;
+        if constexpr (P.step != 0) load16(raw.low, low_bits + n * P.step + lane * 16);
+        if constexpr (P.step == 1024) load16(raw.low + 4, low_bits + n * P.step + 512 + lane * 16);
+        if constexpr (P.high2 != 0) load8(raw.high2, base + P.high2_at() + (n >> 1) * 512 + lane * 16 + (n & 1) * 8);
+        if constexpr (P.high1 != 0) high = load4(base + P.high1_at() + lane * 16 + n * 4);
+        load_scales(n, raw.s);
+    }
+
+    // COUNT fragments from FROM on of the step that was fetched, which was step n.
+    template <int FROM, int COUNT>
+    __device__ __forceinline__ void unpack(int n, const Raw& raw, uint32_t (*a)[4]) {
+        if constexpr (K == KIND_F16)
+            fragments<FROM, COUNT>(n, a);
+        else
+            convert<FROM, COUNT>(raw.s, raw.low, raw.high2, a);
+    }
+
     // COUNT fragments of step n from FROM on.
     template <int FROM, int COUNT>
     __device__ __forceinline__ void fragments(int n, uint32_t (*a)[4]) {

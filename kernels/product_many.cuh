@@ -1,18 +1,19 @@
 // y = W x for up to N rows of activations a block, on Hopper's tensor cores (wgmma, sm_90a alone; elsewhere the kernels do nothing
 // and product_split or product_batch serves), with the very sums of product_small. product_many_16.cu, _32.cu and _64.cu make the kernels:
 //
-//   product_many_N       any matrices, a unit is 8 tiles of 16 rows; N = 64 not for C = 1
+//   product_many_N       any matrices, a unit is 8 tiles of 16 rows
 //   product_many_N_wide  any matrices, a unit is 16 tiles
 //   product_many_N_pair  gate and up with their activation, a unit is 8 tiles of each
 //
-// Launch: block 384; grid (C * units, items, or without items ceil(tokens / N)) in clusters of C = 1, 2, 4 or 8 blocks along x; dynamic
-// shared memory 1024 + ring + sums, ring = stages * N * 128 + weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, sums = 0 for C = 1 and
-// C = 8, else 8 / C * S, but ring at least S = 8 * T * N * 64; stages 2..8; weight_stages 2..8. x: panels. An item has at most N rows
-// and starts at a multiple of 8.
+// Launch: block 384; grid (C * units, items, or without items ceil(tokens / N)) in clusters of C = 1, 2, 4 or 8 blocks along x;
+// weight_stages: steps of 64 columns a stage, 4, or 1 where all matrices are F16; stages 2..8. Dynamic shared memory 1024 + max(ring, S) +
+// sums, ring = stages * (weight_stages * N * 128 + 8 * T * slot_bytes), T = 1, 2, 2, S = 8 * T * N * 64; sums = (8 / C - 1) * S for C > 1,
+// S for C = 1 where a warp adds up its parts in shared memory (adds_in_registers), else 0. x: panels. An item has at most N rows and
+// starts at a multiple of 8.
 //
-// Eight warps take a tile of weights each (T of them) as A from registers, dequantised there; activations are B. Another warp
-// keeps the rings filled. The columns' eight parts are summed apart and then added in order, as in product_small: by one block
-// (C = 1), or by the blocks of a cluster, which do 8 / C parts each.
+// Eight warps take a tile of weights each (T of them) as A from registers, dequantised there; activations are B. A stage is a record's
+// columns of both, so that there is one barrier to wait for in 256 columns. The columns' eight parts are summed apart and then added
+// in order, as in product_small: by one block (C = 1), or by the blocks of a cluster, which do 8 / C parts each.
 #pragma once
 #include "product_async.cuh"
 #include "product_dequant.cuh"
@@ -22,91 +23,111 @@
 #if WGMMA
 namespace {
 
-constexpr int WARPS = 8, MAX_STAGES = 8;
+constexpr int WARPS = 8;
+constexpr int MAX_STAGES = 8;
 
 // Where a tile's sum lies among floats: the rows of a token side by side, in fours whose order keeps tokens off each other's banks.
 __device__ __forceinline__ int sum_at(int token, int row) { return token * TILE_ROWS + (row ^ ((token >> 1 & 3) * 4)); }
 
-// Shared memory and what one block works on.
+// Shared memory and what one block works on: eight warps with a tile each of T groups, whose tiles lie side by side.
 template <int T, bool PAIR, int N>
 struct Many {
-    static constexpr int X_BYTES = N * 128, SUMS = WARPS * T * N * TILE_ROWS;
+    static constexpr int SUMS = WARPS * T * N * TILE_ROWS;
     const ProductArgs& args;
     ProductItem item;
     uint8_t *x0, *weights0;
-    uint64_t *full, *empty, *weights_full, *weights_empty;
-    float* sums;  // [part][warp][tile][sum_at]
+    uint64_t *full, *empty;
+    float *last_sums, *early_sums;  // [part][group][tile][sum_at]: the last part's lie where the ring was
     uint32_t unit;
     int cluster, rank, records;
+    uint32_t x_step;  // bytes from step to step in a stage
 
-    __device__ const ProductMatrix& matrix(int i) const { return args.matrix[PAIR ? i : matrix_of(args, unit)]; }
-
-    // The tile i (of T) of a warp.
-    __device__ uint32_t tile(int warp, int i) const {
-        return PAIR ? unit * WARPS + warp : (unit - matrix(0).first_unit) * WARPS * T + i * WARPS + warp;
+    __device__ const ProductMatrix& matrix(int group) const { return args.matrix[PAIR ? group : matrix_of(args, unit)]; }
+    // The first tile of a group.
+    __device__ uint32_t tile(int group) const {
+        return PAIR ? unit * WARPS : ((unit - matrix(0).first_unit) * T + group) * WARPS;
     }
 
     __device__ int parts() const { return CHUNKS / cluster; }
+    __device__ float* sums(int part) const { return part + 1 == parts() ? last_sums : early_sums + part * SUMS; }
     // The first record of a part of the columns.
     __device__ int record_of(int part) const { return part * records / CHUNKS; }
     __device__ int steps(int r) const { return r + 1 == records ? steps_of(args.cols) - 4 * (records - 1) : 4; }
     __device__ uint32_t bytes(int r) const { return r + 1 == records ? matrix(0).last_piece_bytes : matrix(0).piece_bytes; }
-    __device__ uint8_t* weights(int slot, int i) const { return weights0 + (slot * T + i) * WARPS * args.slot_bytes; }
+    __device__ uint8_t* x(int slot) const { return x0 + slot * N * 128 * args.weight_stages; }
+    __device__ uint8_t* weights(int slot, int group) const { return weights0 + (slot * T + group) * WARPS * args.slot_bytes; }
 };
 
-// One lane keeps both rings filled. What does not change stays outside its loop: its instructions are what a step waits for.
+// Two lanes of two warps keep the ring filled, one with weights and one with activations: what a lane asks for takes it so long that
+// both would be waited for. What does not change stays outside their loops.
 template <int T, bool PAIR, int N>
-__device__ void produce(const Many<T, PAIR, N>& p) {
-    const ProductArgs& args = p.args;
-    const bool f16 = p.matrix(0).kind == KIND_F16;
-    const int first = p.record_of(p.rank * p.parts()), last = p.record_of((p.rank + 1) * p.parts());
-    const int end = min(4 * last, steps_of(args.cols)), last_piece = f16 ? end : last;
-    int piece = f16 ? 4 * first : first;
+struct Pieces {
+    const Many<T, PAIR, N>& p;
+    const bool f16;
+    int begin, end;
+
+    __device__ explicit Pieces(const Many<T, PAIR, N>& many) : p(many), f16(p.matrix(0).kind == KIND_F16) {
+        const int first = p.record_of(p.rank * p.parts()), last = p.record_of((p.rank + 1) * p.parts());
+        begin = f16 ? 4 * first : first, end = f16 ? min(4 * last, steps_of(p.args.cols)) : last;
+    }
+
+    __device__ uint32_t steps(int piece) const { return f16 ? 1 : p.steps(piece); }
+
+    // ask(slot, piece) for each, as the ring has room.
+    template <class F>
+    __device__ __forceinline__ void each(F&& ask) const {
+        Turn turn(p.args.stages);
+#pragma unroll 1
+        for (int piece = begin; piece < end; ++piece) {
+            if (piece - begin >= (int)p.args.stages) barrier_wait(&p.empty[turn.slot], turn.parity ^ 1);
+            ask(turn.slot, piece);
+            turn.next();
+        }
+    }
+};
+
+template <int T, bool PAIR, int N>
+__device__ void fill_weights(const Many<T, PAIR, N>& p) {
+        const Pieces<T, PAIR, N> pieces(p);
     const uint8_t* from[T];
     uint32_t count[T], all = 0;
 #pragma unroll
     for (int i = 0; i < T; ++i) {
         const ProductMatrix& m = p.matrix(i);
-        const uint32_t tile = min(p.tile(0, i), (m.tiles - 1) / WARPS * WARPS);
+        const uint32_t tile = min(p.tile(i), (m.tiles - 1) / WARPS * WARPS);
         count[i] = block_tiles(m.tiles, tile), all += count[i];
-        from[i] = m.weights + p.item.expert * m.expert_bytes + (size_t)tile * m.tile_bytes + (size_t)piece * count[i] * m.piece_bytes;
+        from[i] = m.weights + p.item.expert * m.expert_bytes + (size_t)tile * m.tile_bytes + (size_t)pieces.begin * count[i] * m.piece_bytes;
     }
     const uint32_t piece_bytes = p.matrix(0).piece_bytes;
-    Turn turn(args.stages), weights_turn(args.weight_stages);
-    auto ask_weights = [&] {
-        const uint32_t bytes = piece + 1 == p.records && !f16 ? p.matrix(0).last_piece_bytes : piece_bytes;
-        uint64_t* bar = &p.weights_full[weights_turn.slot];
-        barrier_wait(&p.weights_empty[weights_turn.slot], weights_turn.parity ^ 1);
-        fill_begin(bar, all * bytes, 0);
+    pieces.each([&](int slot, int piece) {
+        const uint32_t bytes = pieces.f16 ? piece_bytes : p.bytes(piece);
+        fill_begin(&p.full[slot], all * bytes, 0);
 #pragma unroll
         for (int i = 0; i < T; ++i) {
-            fill_copy<false>(p.weights(weights_turn.slot, i), from[i], count[i] * bytes, bar, 0);
+            fill_copy<false>(p.weights(slot, i), from[i], count[i] * bytes, &p.full[slot], 0);
             from[i] += count[i] * piece_bytes;
         }
-        weights_turn.next(), ++piece;
-    };
-    for (int ahead = min(piece + (int)args.weight_stages, last_piece); piece < ahead;) ask_weights();
-    if (!args.items) wait_for_predecessor();
-    const uint8_t* x = args.x + ((size_t)4 * first * args.x_stride + p.item.x_row) * 128;
-    const uint32_t x_bytes = p.item.count * 128, per_piece = f16 ? 0 : 3;
-#pragma unroll 1
-    for (int s = 4 * first; s < end; ++s) {
-        uint64_t* bar = &p.full[turn.slot];
-        barrier_wait(&p.empty[turn.slot], turn.parity ^ 1);
-        fill_begin(bar, x_bytes, 0);
-        fill_copy<false>(p.x0 + turn.slot * p.X_BYTES, x, x_bytes, bar, 0);
-        x += (size_t)args.x_stride * 128;
-        turn.next();
-        if ((s & per_piece) == per_piece && piece < last_piece) ask_weights();
-    }
+    });
 }
 
-// Half a step: 32 columns of this warp's T tiles become fragments, and are multiplied while the next are made.
-template <int HALF, int N, int T, uint32_t K>
-__device__ __forceinline__ void half_step(Record<K> (&record)[T], int n, uint64_t descriptor, float (&acc)[T][N / 2]) {
-    uint32_t a[T][2][4];
-#pragma unroll
-    for (int i = 0; i < T; ++i) record[i].template fragments<2 * HALF, 2>(n, a[i]);
+template <int T, bool PAIR, int N>
+__device__ void fill_activations(const Many<T, PAIR, N>& p) {
+    const Pieces<T, PAIR, N> pieces(p);
+    const uint32_t stride = p.args.x_stride * 128;
+    const bool whole = p.x_step == stride;  // a stage's activations lie in one piece
+    if (!p.args.items) wait_for_predecessor();
+    const uint8_t* x = p.args.x + ((size_t)(pieces.f16 ? 1 : 4) * pieces.begin * p.args.x_stride + p.item.x_row) * 128;
+    pieces.each([&](int slot, int piece) {
+        const uint32_t steps = pieces.steps(piece), copies = whole ? 1 : steps, bytes = whole ? steps * p.x_step : p.x_step;
+        fill_begin(&p.full[slot], steps * p.x_step, 0);
+#pragma unroll 1
+        for (uint32_t i = 0; i < copies; ++i) fill_copy<false>(p.x(slot) + i * bytes, x + (size_t)i * stride, bytes, &p.full[slot], 0);
+        x += (size_t)steps * stride;
+    });
+}
+
+template <int HALF, int N, int T>
+__device__ __forceinline__ void multiply_half(const uint32_t (&a)[T][2][4], uint64_t descriptor, float (&acc)[T][N / 2]) {
     wgmma_fence();
 #pragma unroll
     for (int ks = 0; ks < 2; ++ks)
@@ -116,90 +137,111 @@ __device__ __forceinline__ void half_step(Record<K> (&record)[T], int n, uint64_
     wgmma_wait<1>();
 }
 
-// Where a warp is in the rings.
-struct Reader {
-    Turn turn, weights_turn;
-    int before = -1;
-};
-
-// One record of this warp's T tiles.
-template <int T, bool PAIR, int N, uint32_t K>
-__device__ __forceinline__ void multiply(const Many<T, PAIR, N>& p, Reader& at, const Record<K>&, int r, int warp, int lane, float (&acc)[T][N / 2]) {
-    Record<K> record[T];
-    auto open = [&](uint32_t bytes) {
-        barrier_wait(&p.weights_full[at.weights_turn.slot], at.weights_turn.parity);
-#pragma unroll
-        for (int i = 0; i < T; ++i) record[i].open(p.weights(at.weights_turn.slot, i) + warp * bytes, lane);
-    };
-    auto done = [&] {
-        __syncwarp();
-        warp_arrive(&p.weights_empty[at.weights_turn.slot], lane);
-        at.weights_turn.next();
-    };
-    if (K != KIND_F16) open(p.bytes(r));
-    const int steps = p.steps(r);
-#pragma unroll 1
-    for (int n = 0; n < steps; ++n) {
-        if (K == KIND_F16) open(2048);
-        barrier_wait(&p.full[at.turn.slot], at.turn.parity);
-        const uint64_t descriptor = wgmma_descriptor(p.x0 + at.turn.slot * p.X_BYTES);
-        const int step = K == KIND_F16 ? 0 : n;
-        half_step<0, N>(record, step, descriptor, acc);
-        if (at.before >= 0) warp_arrive(&p.empty[at.before], lane);
-        half_step<1, N>(record, step, descriptor, acc);
-        at.before = at.turn.slot;
-        at.turn.next();
-        if (K == KIND_F16) done();
-    }
-    if (K != KIND_F16) done();
+// The sums may take the place of the ring.
+__device__ __forceinline__ void all_have_read() {
+    asm volatile("bar.sync 1, 256;" ::: "memory");
 }
 
-// The sums may take the place of the rings.
-__device__ __forceinline__ void all_have_read() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
-
 // Puts this warp's sums where the other blocks of the cluster, or it itself, take them.
-template <int T, bool PAIR, int N>
-__device__ __forceinline__ void keep(const Many<T, PAIR, N>& p, int part, int warp, int lane, const float (&acc)[T][N / 2]) {
-    float* mine = p.sums + part * p.SUMS + warp * T * N * TILE_ROWS;
+template <bool ADD, int T, int N>
+__device__ __forceinline__ void keep(float* sums, int warp, int lane, const float (&acc)[T][N / 2]) {
+    float* mine = sums + warp * N * TILE_ROWS;
+    // Two addresses, and else constants.
+    float* rows[2] = {mine + sum_at(2 * (lane & 3), lane >> 2), mine + sum_at(2 * (lane & 3), (lane >> 2) + 8)};
 #pragma unroll
     for (int i = 0; i < T; ++i)
 #pragma unroll
-        for (int j = 0; j < N / 2; ++j)
-            mine[i * N * TILE_ROWS + sum_at((j / 4) * 8 + 2 * (lane & 3) + (j & 1), (lane >> 2) + 8 * ((j >> 1) & 1))] = acc[i][j];
+        for (int j = 0; j < N / 2; ++j) {
+            float& at = rows[j >> 1 & 1][i * WARPS * N * TILE_ROWS + sum_at((j / 4) * 8 + (j & 1), 0)];
+            at = ADD ? at + acc[i][j] : acc[i][j];
+        }
 }
+
+// Whether a warp has registers to add up its parts; else it does so in shared memory, beside the ring.
+__host__ __device__ constexpr bool adds_in_registers(int t, int n) { return t > 1 ? n > 16 : n < 64; }
+
+// What a warp reads from the ring: always a step ahead of what it multiplies, so that nothing waits for shared memory.
+template <int T, bool PAIR, int N, uint32_t K>
+struct Reader {
+    const Many<T, PAIR, N>& p;
+    int warp, lane, piece, last;
+    Turn turn;
+    Record<K> record[T];
+    typename Record<K>::Raw raw[T];
+    int n = 0, steps = 0, before = -1;  // before: the slot whose products may still run
+
+    __device__ Reader(const Many<T, PAIR, N>& many, int w, int l, int first, int end)
+        : p(many), warp(w), lane(l), piece(first), last(end), turn(many.args.stages) {}
+
+    __device__ __forceinline__ void open() {
+        barrier_wait(&p.full[turn.slot], turn.parity);
+        const uint32_t bytes = K == KIND_F16 ? 2048 : p.bytes(piece);
+        steps = K == KIND_F16 ? 1 : p.steps(piece);
+#pragma unroll
+        for (int i = 0; i < T; ++i) record[i].open(p.weights(turn.slot, i) + warp * bytes, lane);
+    }
+
+    __device__ __forceinline__ void fetch() {
+#pragma unroll
+        for (int i = 0; i < T; ++i) record[i].fetch(n, raw[i]);
+    }
+
+    // The products of a step. Fragments of a half are made while the other half is multiplied.
+    __device__ __forceinline__ void step(float (&acc)[T][N / 2]) {
+        const uint64_t descriptor = wgmma_descriptor(p.x(turn.slot) + n * p.x_step);
+        uint32_t a[T][2][4], b[T][2][4];
+#pragma unroll
+        for (int i = 0; i < T; ++i) record[i].template unpack<0, 2>(n, raw[i], a[i]);
+        multiply_half<0, N>(a, descriptor, acc);
+        if (n == 0 && before >= 0) warp_arrive(&p.empty[before], lane);
+#pragma unroll
+        for (int i = 0; i < T; ++i) record[i].template unpack<2, 2>(n, raw[i], b[i]);
+        if (++n == steps) {
+            __syncwarp();
+            n = 0, before = turn.slot, turn.next();
+            if (++piece < last) open();
+        }
+        if (piece < last) fetch();
+        multiply_half<1, N>(b, descriptor, acc);
+    }
+};
 
 // The block's columns for this warp's T tiles, part by part. One block adds the parts up in registers; those of a cluster keep
 // each of theirs.
 template <int T, bool PAIR, int N, uint32_t K>
-__device__ __forceinline__ void consume(const Many<T, PAIR, N>& p, const Record<K>& kind, int warp, int lane) {
-    constexpr bool ADDS = T > 1 || N < 64;  // the others have no registers for it
-    Reader at = {Turn(p.args.stages), Turn(p.args.weight_stages)};
-    const int parts = p.parts();
+__device__ __forceinline__ void consume(const Many<T, PAIR, N>& p, const Record<K>&, int warp, int lane) {
+    constexpr bool ADDS = adds_in_registers(T, N);
+    constexpr int PIECES = K == KIND_F16 ? 4 : 1;
+    const int parts = p.parts(), all = K == KIND_F16 ? steps_of(p.args.cols) : p.records;
+    Reader<T, PAIR, N, K> reader(p, warp, lane, PIECES * p.record_of(p.rank * parts), min(PIECES * p.record_of((p.rank + 1) * parts), all));
+    if (reader.piece < reader.last) reader.open(), reader.fetch();
     float sum[T][N / 2] = {};
 #pragma unroll 1
     for (int part = 0; part < parts; ++part) {
         float acc[T][N / 2] = {};
-        const int first = p.record_of(p.rank * parts + part), last = p.record_of(p.rank * parts + part + 1);
+        const int end = min(PIECES * p.record_of(p.rank * parts + part + 1), all);
 #pragma unroll 1
-        for (int r = first; r < last; ++r) multiply(p, at, kind, r, warp, lane, acc);
+        while (reader.piece < end) reader.step(acc);
         wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < T; ++i) wgmma_settle<N>(acc[i]);
-        if (at.before >= 0) warp_arrive(&p.empty[at.before], lane);
-        at.before = -1;
-        if (!ADDS || p.cluster > 1) {
-            if (p.cluster == CHUNKS) all_have_read();
-            keep(p, part, warp, lane, acc);
-        } else {
+        if (p.cluster > 1) {
+            if (part + 1 == parts) all_have_read();
+            keep<false, T, N>(p.sums(part), warp, lane, acc);
+        } else if (ADDS) {
 #pragma unroll
             for (int i = 0; i < T; ++i)
 #pragma unroll
                 for (int j = 0; j < N / 2; ++j) sum[i][j] += acc[i][j];
+        } else if (part == 0) {
+            keep<false, T, N>(p.early_sums, warp, lane, acc);
+        } else {
+            keep<true, T, N>(p.early_sums, warp, lane, acc);
         }
     }
     if (!ADDS || p.cluster > 1) return;
     all_have_read();
-    keep(p, 0, warp, lane, sum);
+    keep<false, T, N>(p.last_sums, warp, lane, sum);
 }
 
 // Four floats at this block's shared address, in block `rank` of the cluster.
@@ -213,12 +255,12 @@ __device__ __forceinline__ float4 load_from(uint32_t address, int rank) {
 
 // The sum over all parts of the four rows at `at`, in order.
 template <int T, bool PAIR, int N>
-__device__ __forceinline__ float4 add_parts(const Many<T, PAIR, N>& p, const float* at) {
-    if (p.cluster == 1) return *reinterpret_cast<const float4*>(at);
+__device__ __forceinline__ float4 add_parts(const Many<T, PAIR, N>& p, int at) {
+    if (p.cluster == 1) return *reinterpret_cast<const float4*>((adds_in_registers(T, N) ? p.last_sums : p.early_sums) + at);
     const int parts = p.parts();
     float4 v[CHUNKS];
 #pragma unroll
-    for (int i = 0; i < CHUNKS; ++i) v[i] = load_from(shared_address(at + i % parts * p.SUMS), i / parts);
+    for (int i = 0; i < CHUNKS; ++i) v[i] = load_from(shared_address(p.sums(i % parts) + at), i / parts);
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
     for (int i = 0; i < CHUNKS; ++i) sum.x += v[i].x, sum.y += v[i].y, sum.z += v[i].z, sum.w += v[i].w;
@@ -229,17 +271,18 @@ __device__ __forceinline__ float4 add_parts(const Many<T, PAIR, N>& p, const flo
 // once and not for every register: it would come from afar, to be run a single time.
 template <int T, bool PAIR, int N>
 __device__ __forceinline__ void store(const Many<T, PAIR, N>& p, int warp, int lane) {
-    const Sink sink(p.matrix(0), p.item.expert), up(p.matrix(T - 1), p.item.expert);
+    constexpr int NEXT = WARPS * N * TILE_ROWS, LAST = T - 1;
+    const Sink sink(p.matrix(0), p.item.expert), up(p.matrix(LAST), p.item.expert);
     const int row4 = (lane & 3) * 4, tiles = p.parts(), owner = p.rank * tiles + warp % tiles, share = warp / tiles;
-    const float* from = p.sums + owner * T * N * TILE_ROWS;
+    const int from = owner * N * TILE_ROWS;
 #pragma unroll 1
     for (int i = 0; i < (PAIR ? 1 : T); ++i) {
-        const uint32_t row = p.tile(owner, i) * TILE_ROWS + row4;
-        if (p.tile(owner, i) >= sink.tiles) break;
+        const uint32_t tile = p.tile(i) + owner, row = tile * TILE_ROWS + row4;
+        if (tile >= sink.tiles) break;
 #pragma unroll 1
-        for (int token = share * 8 + (lane >> 2); token < p.item.count; token += 8 * p.cluster) {
-            const float4 a = add_parts(p, from + i * N * TILE_ROWS + sum_at(token, row4));
-            const float4 b = PAIR ? add_parts(p, from + N * TILE_ROWS + sum_at(token, row4)) : a;
+        for (int token = share * 8 + (lane >> 2); token < p.item.count; token += WARPS * p.cluster) {
+            const float4 a = add_parts(p, from + i * NEXT + sum_at(token, row4));
+            const float4 b = PAIR ? add_parts(p, from + NEXT + sum_at(token, row4)) : a;
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
                 const float sums[2] = {r == 0 ? a.x : r == 1 ? a.y : r == 2 ? a.z : a.w, r == 0 ? b.x : r == 1 ? b.y : r == 2 ? b.z : b.w};
@@ -253,28 +296,21 @@ __device__ __forceinline__ void store(const Many<T, PAIR, N>& p, int warp, int l
     }
 }
 
-// The warps that ask for copies leave their registers to those that compute, where so many blocks share a multiprocessor.
-__device__ __forceinline__ void give_registers() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-}
+// The warps that ask for copies leave their registers to those that compute.
+__device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 48;"); }
 
-template <int BLOCKS>
+template <int REGISTERS>
 __device__ __forceinline__ void take_registers() {
-    if (BLOCKS == 1)
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    else
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 96;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
 template <int T, bool PAIR, int N, int BLOCKS>
 __device__ __forceinline__ void product_many_body(const ProductArgs& args) {
     extern __shared__ __align__(1024) uint8_t shared[];
-    __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES], weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, cluster = cluster_blocks(), rank = blockIdx.x % cluster;
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < (int)args.stages; ++i) fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
-        for (int i = 0; i < (int)args.weight_stages; ++i) fill_barrier_init(&weights_full[i]), barrier_init(&weights_empty[i], WARPS * WARP_ARRIVALS);
-    }
+    __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, cluster = cluster_blocks(), rank = blockIdx.x % cluster;
+    if (threadIdx.x == 0)
+        for (int i = 0; i < (int)args.stages; ++i) barrier_init(&full[i], 2), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
     barrier_init_done();
     __syncthreads();
     dependents_may_start();
@@ -286,24 +322,27 @@ __device__ __forceinline__ void product_many_body(const ProductArgs& args) {
         item = args.items[blockIdx.y];
     }
     uint8_t* base = shared + (1024 - (shared_address(shared) & 1023)) % 1024;
-    uint8_t *weights = base + args.stages * N * 128, *end = weights + args.weight_stages * WARPS * T * args.slot_bytes;
-    float* sums = reinterpret_cast<float*>(cluster == 1 || cluster == CHUNKS ? base : end);
-    const Many<T, PAIR, N> p = {args, item, base, weights, full, empty, weights_full, weights_empty, sums, blockIdx.x / cluster, cluster, rank,
-                                records_of(args.cols)};
+    uint8_t *weights = base + args.stages * args.weight_stages * N * 128, *end = weights + args.stages * WARPS * T * args.slot_bytes;
+    const uint32_t x_step = (item.count + 7) / 8 * 1024;
+    const Many<T, PAIR, N> p = {args, item, base, weights, full, empty, reinterpret_cast<float*>(base), reinterpret_cast<float*>(end), blockIdx.x / cluster, cluster, rank, records_of(args.cols), x_step};
     // No code comes after the two ways meet: it would have to do with the registers of the smaller.
     if (warp >= WARPS) {
         give_registers();
-        if (warp == WARPS && lane == 0) produce<T, PAIR, N>(p);
+        if (warp == WARPS && lane == 0) fill_weights(p);
+        if (warp == WARPS + 1 && lane == 0) fill_activations(p);
         __syncwarp();
         if (cluster > 1) cluster_sync(), cluster_sync();
         return;
     }
-    take_registers<BLOCKS>();
-    with_kind(p.matrix(0).kind, [&](auto record) { consume<T, PAIR, N>(p, record, warp, lane); });
+    take_registers<BLOCKS == 2 ? 96 : 224>();
+    with_kind(p.matrix(0).kind, [&](auto record) { consume(p, record, warp, lane); });
     if (!args.items) wait_for_predecessor();
     __syncwarp();
-    if (cluster > 1) cluster_sync();
-    store<T, PAIR, N>(p, warp, lane);
+    if (cluster > 1)
+        cluster_sync();
+    else
+        all_have_read();
+    store(p, warp, lane);
     if (cluster > 1) cluster_sync();  // the others may still read
 }
 

@@ -231,7 +231,7 @@ inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_
     launch(pair ? product_row_pair : product_row, dim3(std::min<int>(a.units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
 }
 
-// product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; stages for `blocks` of them a multiprocessor.
+// product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; a ring for `blocks` of them a multiprocessor; kernel null where there is no room.
 inline Plan plan_many(ProductArgs args, bool wide, int items, int n, int cluster, int blocks) {
     typedef void (*Kernel)(ProductArgs);
     static const Kernel kernels[3][3] = {{product_many_16, product_many_16_wide, product_many_16_pair},
@@ -240,26 +240,27 @@ inline Plan plan_many(ProductArgs args, bool wide, int items, int n, int cluster
     const bool pair = args.act >= ACT_SILU && args.act <= ACT_CLAMPED;
     const int tiles = pair || wide ? 2 : 1, per_unit = wide && !pair ? 16 : 8;
     uint32_t units = 0;
-    bool f16 = false;
+    bool f16 = true;
     args.slot_bytes = 0;
     for (uint32_t i = 0; i < args.matrices; ++i) {
         ProductMatrix& m = args.matrix[i];
         m.first_unit = pair ? 0 : units;
         if (!pair || i == 0) units += (m.tiles + per_unit - 1) / per_unit;
-        args.slot_bytes = std::max(args.slot_bytes, m.piece_bytes), f16 |= m.kind == KIND_F16;
+        args.slot_bytes = std::max(args.slot_bytes, m.piece_bytes), f16 &= m.kind == KIND_F16;
     }
     args.units = units;
-    const int sums = 8 * tiles * n * 64, apart = cluster == 1 || cluster == 8 ? 0 : 8 / cluster * sums, weights = 8 * tiles * (int)args.slot_bytes;
+    const bool beside = tiles == 1 ? n == 64 : n == 16;
+    const int sums = 8 * tiles * n * 64, apart = cluster == 1 ? (beside ? sums : 0) : (8 / cluster - 1) * sums;
     const int room = (blocks == 1 ? 226 : 113) * 1024 - 2048 - apart;
-    args.weight_stages = f16 ? 4 : 2;
+    args.weight_stages = f16 ? 1 : 4;
+    const int stage = args.weight_stages * n * 128 + 8 * tiles * (int)args.slot_bytes;
     // No more than a block has to do.
-    const int steps = (steps_of(args.cols) + cluster - 1) / cluster, records = f16 ? steps : (steps + 3) / 4 + 1;
-    const int most = std::max(2, std::min(8, steps));
-    args.stages = std::max(2, std::min(most, (room - (int)args.weight_stages * weights) / (n * 128)));
-    while (!f16 && (int)args.stages == most && (int)args.weight_stages < std::min(4, records) && room - (int)(args.weight_stages + 1) * weights >= most * n * 128) ++args.weight_stages;
+    const int pieces = (steps_of(args.cols) + cluster * (int)args.weight_stages - 1) / (cluster * (int)args.weight_stages) + 1;
+    args.stages = std::min({8, pieces, room / stage});
     Plan p = {};
+    if ((int)args.stages < 2) return p;
     p.kernel = kernels[n / 32][pair ? 2 : wide ? 1 : 0], p.block = 384, p.cluster = cluster;
-    p.shared = 1024 + std::max((int)args.stages * n * 128 + (int)args.weight_stages * weights, sums) + apart;
+    p.shared = 1024 + std::max((int)args.stages * stage, sums) + apart;
     p.grid = dim3(cluster * units, items ? items : (args.tokens + n - 1) / n), p.args = args;
     return p;
 }

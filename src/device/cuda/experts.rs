@@ -17,7 +17,11 @@ const ROUTE_WARPS: usize = 4;
 /// Above the shared memory that this kernel declares.
 const ROUTE_DECLARED_BYTES: usize = 8 << 10;
 
-/// The shared memory that it asks for: the row, and a row of the router for each warp.
+/// Rows up to which each has a block that reads the whole router, and the shared memory for one that no card has to be asked for.
+const FEW_ROWS: usize = 128;
+const FEW_ROWS_BYTES: usize = 40 << 10;
+
+/// The shared memory that route_row asks for: the row, and a row of the router for each warp.
 fn route_bytes(cols: usize) -> usize {
     4 * cols * (1 + ROUTE_WARPS)
 }
@@ -30,10 +34,11 @@ impl Run<'_> {
         let widest = n_embd.max(self.weights.plan.weight(e.down.weight).cols);
         let alone = grouped && self.one_row(self.way(), n, widest) && n_embd.is_multiple_of(8);
         let fits = route_bytes(n_embd) + ROUTE_DECLARED_BYTES <= self.weights.gpu.card.shared_bytes;
-        if alone && fits && self.weights.plan.weight(e.router.weight).ty == QuantType::F32 {
-            self.route_row(e)?;
-        } else {
-            self.route(e)?;
+        let plain = self.weights.plan.weight(e.router.weight).ty == QuantType::F32 && n_embd.is_multiple_of(8);
+        match plain {
+            true if alone && fits => self.route_row(e)?,
+            true if n <= FEW_ROWS && 4 * n_embd <= FEW_ROWS_BYTES => self.route_rows(e)?,
+            _ => self.route(e)?,
         }
         let normed = self.rows(s.normed, n_embd);
         match grouped {
@@ -114,6 +119,30 @@ impl Run<'_> {
         };
         let shared = route_bytes(cols);
         self.launch("route_row", "route_row", [experts.div_ceil(ROUTE_WARPS), 1, 1], (128, shared as u32), &p)
+    }
+
+    /// The same for a few rows.
+    fn route_rows(&self, e: &Experts) -> Result<()> {
+        let (s, cols) = (self.scratch, self.weights.plan.n_embd);
+        let norm = self.weights.norm(&e.norm);
+        let (router, bias) = self.weights.linear(&e.router);
+        let p = params::RouteRows {
+            hidden: s.hidden,
+            norm_weight: norm.weight,
+            norm_bias: norm.bias,
+            router,
+            bias,
+            normed: s.normed,
+            logits: s.router,
+            chosen: s.chosen,
+            weights: s.chosen_weights,
+            norm: 1 + norm.layer as u32,
+            eps: norm.eps,
+            cols: cols as i32,
+            experts: e.router.rows.len() as i32,
+            used: e.used as i32,
+        };
+        self.launch("route_rows", "route_rows", [self.extent.rows, 1, 1], (512, 4 * cols as u32), &p)
     }
 
     /// The experts of one row: no sorting, each reads the row where it is.

@@ -22,14 +22,13 @@ pub(super) fn many_rows(rows: usize) -> usize {
     rows.next_power_of_two().clamp(16, 64)
 }
 
-/// Which kernel, over how many blocks each matrix' columns go, and a block's rings.
+/// Which kernel, over how many blocks each matrix' columns go, and a block's ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     /// 16 tiles to a unit, or 8 of gate and 8 of up.
     wide: bool,
     cluster: usize,
     stages: usize,
-    weight_stages: usize,
     shared_bytes: usize,
 }
 
@@ -43,21 +42,39 @@ struct Work {
     rows: usize,
     items: bool,
     slot_bytes: usize,
+    /// All of the matrices are F16.
     f16: bool,
 }
 
 impl Work {
-    /// As many parts as there is room for blocks (tests/bench/gpu-products.md): matrices of many rows are read by whole blocks of
-    /// many rows, which fetch activations less often, and so are experts, of which there are many.
+    /// As measured (tests/bench/gpu-many.md). Matrices of many rows are read by whole blocks of many rows, which fetch activations
+    /// less often, and so are experts, of which there are many; of others the columns are split over as many blocks as find room.
     fn shape(&self, multiprocessors: usize) -> Option<Shape> {
         let units = self.tiles.div_ceil(8);
-        let large = units > if self.rows == 64 { 2 } else { 3 } * multiprocessors;
-        let wide = self.pair || (!self.items && large) || (self.items && self.rows == 64);
-        let blocks = self.blocks(wide);
+        let large = units > 3 * multiprocessors;
+        let wide = self.pair || self.rows > 16 && large || self.items && self.rows == 64;
+        if let Some(shape) = self.split(wide, multiprocessors) {
+            return Some(shape);
+        }
+        [!wide, wide].into_iter().filter(|&wide| wide || !self.pair).find_map(|wide| {
+            let shape = self.split(wide, multiprocessors);
+            shape.or_else(|| [1, 8, 4, 2].into_iter().find_map(|cluster| self.ring(wide, cluster, SHARED_BYTES)))
+        })
+    }
+
+    /// The columns over as many blocks as run at once.
+    fn split(&self, wide: bool, multiprocessors: usize) -> Option<Shape> {
+        let units = self.tiles.div_ceil(if wide && !self.pair { 16 } else { 8 });
+        let (blocks, room) = match self.blocks(wide) {
+            1 => (multiprocessors, SHARED_BYTES),
+            // Where few rows are multiplied, half of the blocks do as much.
+            _ if self.rows == 16 && !wide => (multiprocessors * 3 / 2, HALF_SHARED_BYTES),
+            _ if self.pair => (multiprocessors, HALF_SHARED_BYTES),
+            _ => (2 * multiprocessors, HALF_SHARED_BYTES),
+        };
         let most = if self.items { 1 } else { PARTS };
-        let fits = |cluster: &usize| *cluster <= most && units * cluster <= blocks * multiprocessors;
-        let first = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
-        [first, 1, 8, 4, 2].into_iter().find_map(|cluster| self.rings(wide, cluster))
+        let clusters = [8, 4, 2].into_iter().filter(|&c| c <= most && units * c <= blocks);
+        clusters.chain([1]).find_map(|cluster| self.ring(wide, cluster, room))
     }
 
     /// Blocks that share a multiprocessor.
@@ -65,35 +82,24 @@ impl Work {
         if wide && self.rows > 16 { 1 } else { 2 }
     }
 
-    /// The rings of a block, if there is room for them.
-    fn rings(&self, wide: bool, cluster: usize) -> Option<Shape> {
-        // A block of 8 tiles has no registers to add up the parts of 64 rows.
-        if !wide && self.rows == 64 && cluster == 1 {
-            return None;
-        }
+    /// Steps of 64 columns in a stage of the ring: those of a piece.
+    fn stage_steps(&self) -> usize {
+        if self.f16 { 1 } else { 4 }
+    }
+
+    /// The ring of a block that may have `room` bytes, if two stages fit.
+    fn ring(&self, wide: bool, cluster: usize, room: usize) -> Option<Shape> {
         let tiles = if wide { 16 } else { 8 };
-        let room = if self.blocks(wide) == 1 { SHARED_BYTES } else { HALF_SHARED_BYTES };
-        let (weights, x, sums) = (tiles * self.slot_bytes, self.rows * 128, tiles * self.rows * 64);
-        let apart = if cluster == 1 || cluster == PARTS { 0 } else { PARTS / cluster * sums };
+        let sums = tiles * self.rows * 64;
+        // Where a warp has no registers to add up its parts, it does so beside the ring; with clusters, all parts but one lie there.
+        let beside = if wide { self.rows == 16 } else { self.rows == 64 };
+        let apart = if cluster == 1 { usize::from(beside) } else { PARTS / cluster - 1 } * sums;
+        let stage = self.stage_steps() * self.rows * STEP_COLS * 2 + tiles * self.slot_bytes;
         // No more than a block has to do.
-        let steps = self.cols.div_ceil(STEP_COLS).div_ceil(cluster);
-        let (most, most_weights) = (steps.clamp(2, MOST_STAGES), (steps / 4 + 2).min(4));
-        let least_weights = if self.f16 { 4 } else { 2 };
-        // Where two blocks have no room, one has.
-        for room in [room, SHARED_BYTES] {
-            let left = |weight_stages: usize| room.saturating_sub(apart + weight_stages * weights) / x;
-            let mut weight_stages = least_weights;
-            while weight_stages < most_weights && left(weight_stages + 1) >= most {
-                weight_stages += 1;
-            }
-            let stages = left(weight_stages).min(most);
-            if stages >= 2 {
-                let ring = stages * x + weight_stages * weights;
-                let shared_bytes = 1024 + ring.max(sums) + apart;
-                return Some(Shape { wide, cluster, stages, weight_stages, shared_bytes });
-            }
-        }
-        None
+        let pieces = self.cols.div_ceil(STEP_COLS * self.stage_steps() * cluster) + 1;
+        let stages = (room.saturating_sub(apart) / stage).min(pieces).min(MOST_STAGES);
+        let shared_bytes = 1024 + (stages * stage).max(sums) + apart;
+        (stages >= 2).then_some(Shape { wide, cluster, stages, shared_bytes })
     }
 }
 
@@ -116,14 +122,14 @@ impl Run<'_> {
             rows,
             items: items.is_some(),
             slot_bytes: sizes.iter().map(|p| p.piece_bytes).max().unwrap_or(0),
-            f16: sizes.iter().any(|p| p.kind == 0),
+            f16: sizes.iter().all(|p| p.kind == 0),
         };
         let shape = work.shape(gpu.card.multiprocessors);
         let shape = shape.ok_or_else(|| Error::launch(format!("a product without room in shared memory: {work:?}")))?;
         let kernel = Kernel { way: Way::Many, pair, wide: shape.wide && !pair };
         let units = kernel.number_units(&mut args);
         args.slot_bytes = work.slot_bytes as u32;
-        (args.stages, args.weight_stages) = (shape.stages as u32, shape.weight_stages as u32);
+        (args.stages, args.weight_stages) = (shape.stages as u32, work.stage_steps() as u32);
         let ending = if pair { "_pair" } else { ["", "_wide"][usize::from(shape.wide)] };
         let name = format!("product_many_{rows}{ending}");
         let launch = Launch {
@@ -157,9 +163,7 @@ mod tests {
                     let work = Work { tiles, cols, pair, rows, items, slot_bytes, f16 };
                     let shape = work.shape(132).unwrap_or_else(|| panic!("{work:?}"));
                     assert!(shape.shared_bytes + 1024 <= 227 << 10, "{work:?} {shape:?}");
-                    assert!((2..=8).contains(&shape.stages), "{work:?} {shape:?}");
-                    let adds = shape.wide || rows < 64 || shape.cluster > 1;
-                    assert!(adds && (shape.wide || !pair), "{work:?} {shape:?}");
+                    assert!((2..=8).contains(&shape.stages) && (shape.wide || !pair), "{work:?} {shape:?}");
                 }
             }
         }

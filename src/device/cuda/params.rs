@@ -320,6 +320,26 @@ pub(super) struct RouteRow {
     pub used: i32,
 }
 
+/// route_rows.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RouteRows {
+    pub hidden: Ptr,
+    pub norm_weight: Ptr,
+    pub norm_bias: Ptr,
+    pub router: Ptr,
+    pub bias: Ptr,
+    pub normed: Ptr,
+    pub logits: Ptr,
+    pub chosen: Ptr,
+    pub weights: Ptr,
+    pub norm: u32,
+    pub eps: f32,
+    pub cols: i32,
+    pub experts: i32,
+    pub used: i32,
+}
+
 /// prepare.cu
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

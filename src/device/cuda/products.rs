@@ -81,8 +81,9 @@ pub(super) struct ChosenExperts {
     pub x_each: bool,
 }
 
-/// Rows above which Way::Many is the fastest as measured.
-const MANY_ROWS: usize = 16;
+/// Rows above which Way::Many is the fastest as measured, and of models that are narrower than this.
+const MANY_ROWS: [usize; 2] = [SMALL_ROWS, 16];
+const NARROW: usize = 2048;
 
 impl Run<'_> {
     pub(super) fn packed(&self, linear: &Linear) -> Option<Packed> {
@@ -113,9 +114,10 @@ impl Run<'_> {
 
     /// The way of `rows` rows in decoding.
     pub(super) fn decoding(&self, rows: usize) -> Way {
+        let narrow = self.weights.plan.n_embd < NARROW;
         match rows {
             0..=SMALL_ROWS => Way::Small,
-            _ if rows > MANY_ROWS && self.has_code(Way::Many) => Way::Many,
+            _ if rows > MANY_ROWS[usize::from(narrow)] && self.has_code(Way::Many) => Way::Many,
             _ => self.many(),
         }
     }
