@@ -275,23 +275,31 @@ __device__ __forceinline__ void store(const Many<T, PAIR, N>& p, int warp, int l
     const Sink sink(p.matrix(0), p.item.expert), up(p.matrix(LAST), p.item.expert);
     const int row4 = (lane & 3) * 4, tiles = p.parts(), owner = p.rank * tiles + warp % tiles, share = warp / tiles;
     const int from = owner * N * TILE_ROWS;
+    const bool whole = p.args.store >= STORE_RECORDS || (sink.stride % 4 == 0 && (size_t)sink.out % 16 == 0);
 #pragma unroll 1
     for (int i = 0; i < (PAIR ? 1 : T); ++i) {
         const uint32_t tile = p.tile(i) + owner, row = tile * TILE_ROWS + row4;
         if (tile >= sink.tiles) break;
+        float bias[2][4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) bias[0][r] = sink.bias_of(row + r), bias[1][r] = PAIR ? up.bias_of(row + r) : 0.0f;
 #pragma unroll 1
         for (int token = share * 8 + (lane >> 2); token < p.item.count; token += WARPS * p.cluster) {
             const float4 a = add_parts(p, from + i * NEXT + sum_at(token, row4));
             const float4 b = PAIR ? add_parts(p, from + NEXT + sum_at(token, row4)) : a;
+            const float gates[4] = {a.x, a.y, a.z, a.w}, ups[4] = {b.x, b.y, b.z, b.w};
+            float values[4];
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
-                const float sums[2] = {r == 0 ? a.x : r == 1 ? a.y : r == 2 ? a.z : a.w, r == 0 ? b.x : r == 1 ? b.y : r == 2 ? b.z : b.w};
-                const float bias[2] = {sink.bias_of(row + r), PAIR ? up.bias_of(row + r) : 0.0f};
-                if (PAIR)
-                    finish_pair(p.args, sink, row + r, p.item.out_row + token, sums, bias);
-                else
-                    finish(p.args, sink, row + r, p.item.out_row + token, sums[0], bias[0]);
+                const float sums[2] = {gates[r], ups[r]}, biases[2] = {bias[0][r], bias[1][r]};
+                values[r] = PAIR ? value_of_pair(p.args, sums, biases) : value_of(p.args, sums[0], biases[0]);
             }
+            if (whole && tile + 1 < sink.tiles) {
+                put_four(p.args, sink, row, p.item.out_row + token, values);
+                continue;
+            }
+#pragma unroll
+            for (int r = 0; r < 4; ++r) put(p.args, sink, row + r, p.item.out_row + token, values[r]);
         }
     }
 }
