@@ -147,7 +147,7 @@ struct ProductArgs {
     uint32_t act;
     uint32_t store;
     uint32_t stages;            // of the ring in shared memory
-    uint32_t weight_stages;     // of the weights' own ring: product_prefill; steps of 64 columns a stage: product_many
+    uint32_t weight_stages;     // of the weights' own ring: product_prefill and product_many
     uint32_t slot_bytes;        // the largest piece_bytes of the launch
     float out_scale;            // what x was divided by
     float store_scale;          // records and panels are stored times this power of two

@@ -6,13 +6,12 @@
 //   product_many_N_pair  gate and up with their activation, a unit is 8 tiles of each
 //
 // Launch: block 384; grid (C * units, items, or without items ceil(tokens / N)) in clusters of C = 1, 2, 4 or 8 blocks along x;
-// weight_stages: steps of 64 columns a stage, 4, or 1 where all matrices are F16; stages 2..8. Dynamic shared memory 1024 + max(ring, S) +
-// sums, ring = stages * (weight_stages * N * 128 + 8 * T * slot_bytes), T = 1, 2, 2, S = 8 * T * N * 64; sums = (8 / C - 1) * S for C > 1,
+// stages 2..8, weight_stages 1..8, better no less than 3 and 2, of F16 4. Dynamic shared memory 1024 + max(rings, S) + sums, rings =
+// stages * N * 256 + weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, S = 8 * T * N * 64; sums = (8 / C - 1) * S for C > 1,
 // S for C = 1 where a warp adds up its parts in shared memory (adds_in_registers), else 0. x: panels. An item has at most N rows and
 // starts at a multiple of 8.
 //
-// Eight warps take a tile of weights each (T of them) as A from registers, dequantised there; activations are B. A stage is a record's
-// columns of both, so that there is one barrier to wait for in 256 columns. The columns' eight parts are summed apart and then added
+// Eight warps take a tile of weights each (T of them) as A from registers, dequantised there; activations are B. The columns' eight parts are summed apart and then added
 // in order, as in product_small: by one block (C = 1), or by the blocks of a cluster, which do 8 / C parts each.
 #pragma once
 #include "product_async.cuh"
@@ -23,8 +22,8 @@
 #if WGMMA
 namespace {
 
-constexpr int WARPS = 8;
-constexpr int MAX_STAGES = 8;
+constexpr int WARPS = 8, MAX_STAGES = 8;
+constexpr int X_STEPS = 2;  // steps of 64 columns in a stage of activations
 
 // Where a tile's sum lies among floats: the rows of a token side by side, in fours whose order keeps tokens off each other's banks.
 __device__ __forceinline__ int sum_at(int token, int row) { return token * TILE_ROWS + (row ^ ((token >> 1 & 3) * 4)); }
@@ -36,7 +35,7 @@ struct Many {
     const ProductArgs& args;
     ProductItem item;
     uint8_t *x0, *weights0;
-    uint64_t *full, *empty;
+    uint64_t *full, *empty, *weights_full, *weights_empty;
     float *last_sums, *early_sums;  // [part][group][tile][sum_at]: the last part's lie where the ring was
     uint32_t unit;
     int cluster, rank, records;
@@ -52,43 +51,21 @@ struct Many {
     __device__ float* sums(int part) const { return part + 1 == parts() ? last_sums : early_sums + part * SUMS; }
     // The first record of a part of the columns.
     __device__ int record_of(int part) const { return part * records / CHUNKS; }
+    // The block's columns, in pieces of which a record has so many.
+    __device__ int begin(int pieces) const { return pieces * record_of(rank * parts()); }
+    __device__ int end(int pieces) const { return min(pieces * record_of((rank + 1) * parts()), pieces == 1 ? records : steps_of(args.cols)); }
     __device__ int steps(int r) const { return r + 1 == records ? steps_of(args.cols) - 4 * (records - 1) : 4; }
     __device__ uint32_t bytes(int r) const { return r + 1 == records ? matrix(0).last_piece_bytes : matrix(0).piece_bytes; }
-    __device__ uint8_t* x(int slot) const { return x0 + slot * N * 128 * args.weight_stages; }
+    __device__ uint8_t* x(int slot) const { return x0 + slot * X_STEPS * N * 128; }
     __device__ uint8_t* weights(int slot, int group) const { return weights0 + (slot * T + group) * WARPS * args.slot_bytes; }
 };
 
-// Two lanes of two warps keep the ring filled, one with weights and one with activations: what a lane asks for takes it so long that
-// both would be waited for. What does not change stays outside their loops.
-template <int T, bool PAIR, int N>
-struct Pieces {
-    const Many<T, PAIR, N>& p;
-    const bool f16;
-    int begin, end;
-
-    __device__ explicit Pieces(const Many<T, PAIR, N>& many) : p(many), f16(p.matrix(0).kind == KIND_F16) {
-        const int first = p.record_of(p.rank * p.parts()), last = p.record_of((p.rank + 1) * p.parts());
-        begin = f16 ? 4 * first : first, end = f16 ? min(4 * last, steps_of(p.args.cols)) : last;
-    }
-
-    __device__ uint32_t steps(int piece) const { return f16 ? 1 : p.steps(piece); }
-
-    // ask(slot, piece) for each, as the ring has room.
-    template <class F>
-    __device__ __forceinline__ void each(F&& ask) const {
-        Turn turn(p.args.stages);
-#pragma unroll 1
-        for (int piece = begin; piece < end; ++piece) {
-            if (piece - begin >= (int)p.args.stages) barrier_wait(&p.empty[turn.slot], turn.parity ^ 1);
-            ask(turn.slot, piece);
-            turn.next();
-        }
-    }
-};
-
+// Two lanes of two warps keep the rings filled, each its own: what a lane asks for takes it so long that both would be waited for.
+// What does not change stays outside their loops.
 template <int T, bool PAIR, int N>
 __device__ void fill_weights(const Many<T, PAIR, N>& p) {
-        const Pieces<T, PAIR, N> pieces(p);
+    const bool f16 = p.matrix(0).kind == KIND_F16;
+    const int begin = p.begin(f16 ? 4 : 1), end = p.end(f16 ? 4 : 1);
     const uint8_t* from[T];
     uint32_t count[T], all = 0;
 #pragma unroll
@@ -96,34 +73,44 @@ __device__ void fill_weights(const Many<T, PAIR, N>& p) {
         const ProductMatrix& m = p.matrix(i);
         const uint32_t tile = min(p.tile(i), (m.tiles - 1) / WARPS * WARPS);
         count[i] = block_tiles(m.tiles, tile), all += count[i];
-        from[i] = m.weights + p.item.expert * m.expert_bytes + (size_t)tile * m.tile_bytes + (size_t)pieces.begin * count[i] * m.piece_bytes;
+        from[i] = m.weights + p.item.expert * m.expert_bytes + (size_t)tile * m.tile_bytes + (size_t)begin * count[i] * m.piece_bytes;
     }
     const uint32_t piece_bytes = p.matrix(0).piece_bytes;
-    pieces.each([&](int slot, int piece) {
-        const uint32_t bytes = pieces.f16 ? piece_bytes : p.bytes(piece);
-        fill_begin(&p.full[slot], all * bytes, 0);
+    Turn turn(p.args.weight_stages);
+#pragma unroll 1
+    for (int piece = begin; piece < end; ++piece) {
+        const uint32_t bytes = f16 ? piece_bytes : p.bytes(piece);
+        uint64_t* full = &p.weights_full[turn.slot];
+        barrier_wait(&p.weights_empty[turn.slot], turn.parity ^ 1);
+        fill_begin(full, all * bytes, 0);
 #pragma unroll
         for (int i = 0; i < T; ++i) {
-            fill_copy<false>(p.weights(slot, i), from[i], count[i] * bytes, &p.full[slot], 0);
+            fill_copy<false>(p.weights(turn.slot, i), from[i], count[i] * bytes, full, 0);
             from[i] += count[i] * piece_bytes;
         }
-    });
+        turn.next();
+    }
 }
 
 template <int T, bool PAIR, int N>
 __device__ void fill_activations(const Many<T, PAIR, N>& p) {
-    const Pieces<T, PAIR, N> pieces(p);
     const uint32_t stride = p.args.x_stride * 128;
-    const bool whole = p.x_step == stride;  // a stage's activations lie in one piece
+    const bool whole = p.x_step == stride;  // a stage lies in one piece
+    const int begin = p.begin(4), end = p.end(4);
+    const uint8_t* x = p.args.x + ((size_t)begin * p.args.x_stride + p.item.x_row) * 128;
+    Turn turn(p.args.stages);
     if (!p.args.items) wait_for_predecessor();
-    const uint8_t* x = p.args.x + ((size_t)(pieces.f16 ? 1 : 4) * pieces.begin * p.args.x_stride + p.item.x_row) * 128;
-    pieces.each([&](int slot, int piece) {
-        const uint32_t steps = pieces.steps(piece), copies = whole ? 1 : steps, bytes = whole ? steps * p.x_step : p.x_step;
-        fill_begin(&p.full[slot], steps * p.x_step, 0);
 #pragma unroll 1
-        for (uint32_t i = 0; i < copies; ++i) fill_copy<false>(p.x(slot) + i * bytes, x + (size_t)i * stride, bytes, &p.full[slot], 0);
-        x += (size_t)steps * stride;
-    });
+    for (int s = begin; s < end; s += X_STEPS) {
+        const uint32_t steps = min(X_STEPS, end - s), copies = whole ? 1 : steps, bytes = whole ? steps * p.x_step : p.x_step;
+        uint64_t* full = &p.full[turn.slot];
+        barrier_wait(&p.empty[turn.slot], turn.parity ^ 1);
+        fill_begin(full, steps * p.x_step, 0);
+#pragma unroll 1
+        for (uint32_t i = 0; i < copies; ++i) fill_copy<false>(p.x(turn.slot) + i * bytes, x + (size_t)i * stride, bytes, full, 0);
+        x += (size_t)X_STEPS * stride;
+        turn.next();
+    }
 }
 
 template <int HALF, int N, int T>
@@ -160,25 +147,26 @@ __device__ __forceinline__ void keep(float* sums, int warp, int lane, const floa
 // Whether a warp has registers to add up its parts; else it does so in shared memory, beside the ring.
 __host__ __device__ constexpr bool adds_in_registers(int t, int n) { return t > 1 ? n > 16 : n < 64; }
 
-// What a warp reads from the ring: always a step ahead of what it multiplies, so that nothing waits for shared memory.
+// What a warp reads from the rings: weights always a step ahead of what it multiplies, so that nothing waits for shared memory.
 template <int T, bool PAIR, int N, uint32_t K>
 struct Reader {
     const Many<T, PAIR, N>& p;
     int warp, lane, piece, last;
-    Turn turn;
+    Turn turn, weights_turn;
     Record<K> record[T];
     typename Record<K>::Raw raw[T];
-    int n = 0, steps = 0, before = -1;  // before: the slot whose products may still run
+    int n = 0, steps = 0;    // steps of the piece
+    int s = 0, before = -1;  // steps in all; the slot of activations whose products may still run
 
     __device__ Reader(const Many<T, PAIR, N>& many, int w, int l, int first, int end)
-        : p(many), warp(w), lane(l), piece(first), last(end), turn(many.args.stages) {}
+        : p(many), warp(w), lane(l), piece(first), last(end), turn(many.args.stages), weights_turn(many.args.weight_stages) {}
 
     __device__ __forceinline__ void open() {
-        barrier_wait(&p.full[turn.slot], turn.parity);
+        barrier_wait(&p.weights_full[weights_turn.slot], weights_turn.parity);
         const uint32_t bytes = K == KIND_F16 ? 2048 : p.bytes(piece);
         steps = K == KIND_F16 ? 1 : p.steps(piece);
 #pragma unroll
-        for (int i = 0; i < T; ++i) record[i].open(p.weights(turn.slot, i) + warp * bytes, lane);
+        for (int i = 0; i < T; ++i) record[i].open(p.weights(weights_turn.slot, i) + warp * bytes, lane);
     }
 
     __device__ __forceinline__ void fetch() {
@@ -188,17 +176,21 @@ struct Reader {
 
     // The products of a step. Fragments of a half are made while the other half is multiplied.
     __device__ __forceinline__ void step(float (&acc)[T][N / 2]) {
-        const uint64_t descriptor = wgmma_descriptor(p.x(turn.slot) + n * p.x_step);
         uint32_t a[T][2][4], b[T][2][4];
 #pragma unroll
         for (int i = 0; i < T; ++i) record[i].template unpack<0, 2>(n, raw[i], a[i]);
+        if (s % X_STEPS == 0) barrier_wait(&p.full[turn.slot], turn.parity);
+        const uint64_t descriptor = wgmma_descriptor(p.x(turn.slot) + s % X_STEPS * p.x_step);
         multiply_half<0, N>(a, descriptor, acc);
-        if (n == 0 && before >= 0) warp_arrive(&p.empty[before], lane);
+        if (before >= 0) warp_arrive(&p.empty[before], lane);
+        before = -1;
 #pragma unroll
         for (int i = 0; i < T; ++i) record[i].template unpack<2, 2>(n, raw[i], b[i]);
+        if (++s % X_STEPS == 0) before = turn.slot, turn.next();
         if (++n == steps) {
             __syncwarp();
-            n = 0, before = turn.slot, turn.next();
+            warp_arrive(&p.weights_empty[weights_turn.slot], lane);
+            n = 0, weights_turn.next();
             if (++piece < last) open();
         }
         if (piece < last) fetch();
@@ -212,14 +204,14 @@ template <int T, bool PAIR, int N, uint32_t K>
 __device__ __forceinline__ void consume(const Many<T, PAIR, N>& p, const Record<K>&, int warp, int lane) {
     constexpr bool ADDS = adds_in_registers(T, N);
     constexpr int PIECES = K == KIND_F16 ? 4 : 1;
-    const int parts = p.parts(), all = K == KIND_F16 ? steps_of(p.args.cols) : p.records;
-    Reader<T, PAIR, N, K> reader(p, warp, lane, PIECES * p.record_of(p.rank * parts), min(PIECES * p.record_of((p.rank + 1) * parts), all));
+    const int parts = p.parts();
+    Reader<T, PAIR, N, K> reader(p, warp, lane, p.begin(PIECES), p.end(PIECES));
     if (reader.piece < reader.last) reader.open(), reader.fetch();
     float sum[T][N / 2] = {};
 #pragma unroll 1
     for (int part = 0; part < parts; ++part) {
         float acc[T][N / 2] = {};
-        const int end = min(PIECES * p.record_of(p.rank * parts + part + 1), all);
+        const int end = min(PIECES * p.record_of(p.rank * parts + part + 1), reader.last);
 #pragma unroll 1
         while (reader.piece < end) reader.step(acc);
         wgmma_wait<0>();
@@ -315,10 +307,13 @@ __device__ __forceinline__ void take_registers() {
 template <int T, bool PAIR, int N, int BLOCKS>
 __device__ __forceinline__ void product_many_body(const ProductArgs& args) {
     extern __shared__ __align__(1024) uint8_t shared[];
-    __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES];
+    __shared__ uint64_t full[MAX_STAGES], empty[MAX_STAGES], weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, cluster = cluster_blocks(), rank = blockIdx.x % cluster;
-    if (threadIdx.x == 0)
-        for (int i = 0; i < (int)args.stages; ++i) barrier_init(&full[i], 2), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
+    if (threadIdx.x < MAX_STAGES) {
+        const int i = threadIdx.x;
+        fill_barrier_init(&full[i]), barrier_init(&empty[i], WARPS * WARP_ARRIVALS);
+        fill_barrier_init(&weights_full[i]), barrier_init(&weights_empty[i], WARPS * WARP_ARRIVALS);
+    }
     barrier_init_done();
     __syncthreads();
     dependents_may_start();
@@ -330,9 +325,9 @@ __device__ __forceinline__ void product_many_body(const ProductArgs& args) {
         item = args.items[blockIdx.y];
     }
     uint8_t* base = shared + (1024 - (shared_address(shared) & 1023)) % 1024;
-    uint8_t *weights = base + args.stages * args.weight_stages * N * 128, *end = weights + args.stages * WARPS * T * args.slot_bytes;
+    uint8_t *weights = base + args.stages * X_STEPS * N * 128, *end = weights + args.weight_stages * WARPS * T * args.slot_bytes;
     const uint32_t x_step = (item.count + 7) / 8 * 1024;
-    const Many<T, PAIR, N> p = {args, item, base, weights, full, empty, reinterpret_cast<float*>(base), reinterpret_cast<float*>(end), blockIdx.x / cluster, cluster, rank, records_of(args.cols), x_step};
+    const Many<T, PAIR, N> p = {args, item, base, weights, full, empty, weights_full, weights_empty, reinterpret_cast<float*>(base), reinterpret_cast<float*>(end), blockIdx.x / cluster, cluster, rank, records_of(args.cols), x_step};
     // No code comes after the two ways meet: it would have to do with the registers of the smaller.
     if (warp >= WARPS) {
         give_registers();

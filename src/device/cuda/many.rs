@@ -16,19 +16,22 @@ const SHARED_BYTES: usize = 224 * 1024;
 const HALF_SHARED_BYTES: usize = 111 * 1024;
 const MOST_STAGES: usize = 8;
 const STEP_COLS: usize = 64;
+/// Steps in a stage of activations.
+const X_STEPS: usize = 2;
 
 /// Rows of activations a block, for so many rows.
 pub(super) fn many_rows(rows: usize) -> usize {
     rows.next_power_of_two().clamp(16, 64)
 }
 
-/// Which kernel, over how many blocks each matrix' columns go, and a block's ring.
+/// Which kernel, over how many blocks each matrix' columns go, and a block's rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     /// 16 tiles to a unit, or 8 of gate and 8 of up.
     wide: bool,
     cluster: usize,
     stages: usize,
+    weight_stages: usize,
     shared_bytes: usize,
 }
 
@@ -48,33 +51,37 @@ struct Work {
 
 impl Work {
     /// As measured (tests/bench/gpu-many.md). Matrices of many rows are read by whole blocks of many rows, which fetch activations
-    /// less often, and so are experts, of which there are many; of others the columns are split over as many blocks as find room.
+    /// less often, and so are experts, of which there are many; of others the columns are split.
     fn shape(&self, multiprocessors: usize) -> Option<Shape> {
         let units = self.tiles.div_ceil(8);
         let large = units > 3 * multiprocessors;
-        let wide = self.pair || self.rows > 16 && large || self.items && self.rows == 64;
-        if let Some(shape) = self.split(wide, multiprocessors) {
-            return Some(shape);
-        }
-        [!wide, wide].into_iter().filter(|&wide| wide || !self.pair).find_map(|wide| {
-            let shape = self.split(wide, multiprocessors);
-            shape.or_else(|| [1, 8, 4, 2].into_iter().find_map(|cluster| self.ring(wide, cluster, SHARED_BYTES)))
+        // Clusters of four start and meet sooner than those of eight, even if they fill half of the card.
+        let half = self.rows > 16 && units * 2 + 8 >= multiprocessors / 2;
+        let wide = self.pair || (self.rows > 16 && large) || (self.items && self.rows == 64) || (!self.items && half);
+        let most = match () {
+            _ if self.items || large => 1,
+            _ if half && !self.pair => 4,
+            _ => PARTS,
+        };
+        let shape = self.split(wide, most, multiprocessors);
+        [(!wide, most), (wide, PARTS), (!wide, PARTS)].into_iter().fold(shape, |found, (wide, most)| {
+            found.or_else(|| if wide || !self.pair { self.split(wide, most, multiprocessors) } else { None })
         })
     }
 
-    /// The columns over as many blocks as run at once.
-    fn split(&self, wide: bool, multiprocessors: usize) -> Option<Shape> {
+    /// The columns over as many blocks as run at once, up to `most` for a unit.
+    fn split(&self, wide: bool, most: usize, multiprocessors: usize) -> Option<Shape> {
         let units = self.tiles.div_ceil(if wide && !self.pair { 16 } else { 8 });
-        let (blocks, room) = match self.blocks(wide) {
-            1 => (multiprocessors, SHARED_BYTES),
+        let blocks = match self.blocks(wide) {
+            1 => multiprocessors,
             // Where few rows are multiplied, half of the blocks do as much.
-            _ if self.rows == 16 && !wide => (multiprocessors * 3 / 2, HALF_SHARED_BYTES),
-            _ if self.pair => (multiprocessors, HALF_SHARED_BYTES),
-            _ => (2 * multiprocessors, HALF_SHARED_BYTES),
+            _ if self.pair => multiprocessors,
+            _ if self.rows == 16 => multiprocessors * 3 / 2,
+            _ => 2 * multiprocessors,
         };
-        let most = if self.items { 1 } else { PARTS };
-        let clusters = [8, 4, 2].into_iter().filter(|&c| c <= most && units * c <= blocks);
-        clusters.chain([1]).find_map(|cluster| self.ring(wide, cluster, room))
+        let fitting = [8, 4, 2].into_iter().filter(|&c| c <= most && units * c <= blocks).chain([1]);
+        let room = if self.blocks(wide) == 1 { SHARED_BYTES } else { HALF_SHARED_BYTES };
+        { fitting }.find_map(|cluster| self.rings(wide, cluster, room))
     }
 
     /// Blocks that share a multiprocessor.
@@ -82,24 +89,22 @@ impl Work {
         if wide && self.rows > 16 { 1 } else { 2 }
     }
 
-    /// Steps of 64 columns in a stage of the ring: those of a piece.
-    fn stage_steps(&self) -> usize {
-        if self.f16 { 1 } else { 4 }
-    }
-
-    /// The ring of a block that may have `room` bytes, if two stages fit.
-    fn ring(&self, wide: bool, cluster: usize, room: usize) -> Option<Shape> {
+    /// The rings of a block that may have `room` bytes, if there is enough.
+    fn rings(&self, wide: bool, cluster: usize, room: usize) -> Option<Shape> {
         let tiles = if wide { 16 } else { 8 };
-        let sums = tiles * self.rows * 64;
-        // Where a warp has no registers to add up its parts, it does so beside the ring; with clusters, all parts but one lie there.
+        let (x, weights, sums) = (X_STEPS * self.rows * STEP_COLS * 2, tiles * self.slot_bytes, tiles * self.rows * 64);
+        // Where a warp has no registers to add up its parts, it does so beside the rings; with clusters, all parts but one lie there.
         let beside = if wide { self.rows == 16 } else { self.rows == 64 };
         let apart = if cluster == 1 { usize::from(beside) } else { PARTS / cluster - 1 } * sums;
-        let stage = self.stage_steps() * self.rows * STEP_COLS * 2 + tiles * self.slot_bytes;
+        let room = room.checked_sub(apart)?;
         // No more than a block has to do.
-        let pieces = self.cols.div_ceil(STEP_COLS * self.stage_steps() * cluster) + 1;
-        let stages = (room.saturating_sub(apart) / stage).min(pieces).min(MOST_STAGES);
-        let shared_bytes = 1024 + (stages * stage).max(sums) + apart;
-        (stages >= 2).then_some(Shape { wide, cluster, stages, shared_bytes })
+        let steps = self.cols.div_ceil(STEP_COLS * cluster) + 4;
+        let most = if self.f16 { steps.min(MOST_STAGES) } else { steps.div_ceil(4).min(4) };
+        let weight_stages = [3, 2].into_iter().map(|stages| (room.saturating_sub(stages * x) / weights).min(most));
+        let weight_stages = weight_stages.into_iter().find(|&stages| stages >= 2)?;
+        let stages = ((room - weight_stages * weights) / x).min(steps / X_STEPS).min(MOST_STAGES);
+        let shared_bytes = 1024 + (stages * x + weight_stages * weights).max(sums) + apart;
+        Some(Shape { wide, cluster, stages, weight_stages, shared_bytes })
     }
 }
 
@@ -129,7 +134,7 @@ impl Run<'_> {
         let kernel = Kernel { way: Way::Many, pair, wide: shape.wide && !pair };
         let units = kernel.number_units(&mut args);
         args.slot_bytes = work.slot_bytes as u32;
-        (args.stages, args.weight_stages) = (shape.stages as u32, work.stage_steps() as u32);
+        (args.stages, args.weight_stages) = (shape.stages as u32, shape.weight_stages as u32);
         let ending = if pair { "_pair" } else { ["", "_wide"][usize::from(shape.wide)] };
         let name = format!("product_many_{rows}{ending}");
         let launch = Launch {
@@ -163,7 +168,8 @@ mod tests {
                     let work = Work { tiles, cols, pair, rows, items, slot_bytes, f16 };
                     let shape = work.shape(132).unwrap_or_else(|| panic!("{work:?}"));
                     assert!(shape.shared_bytes + 1024 <= 227 << 10, "{work:?} {shape:?}");
-                    assert!((2..=8).contains(&shape.stages) && (shape.wide || !pair), "{work:?} {shape:?}");
+                    assert!((2..=8).contains(&shape.stages) && shape.weight_stages >= 2);
+                    assert!(shape.wide || !pair, "{work:?} {shape:?}");
                 }
             }
         }
