@@ -50,38 +50,41 @@ struct Work {
 }
 
 impl Work {
-    /// As measured (tests/bench/gpu-many.md). Matrices of many rows are read by whole blocks of many rows, which fetch activations
-    /// less often, and so are experts, of which there are many; of others the columns are split.
+    /// The first of the candidates with room for its rings: for as many blocks a multiprocessor as it is made for, or else for one.
     fn shape(&self, multiprocessors: usize) -> Option<Shape> {
-        let units = self.tiles.div_ceil(8);
-        let large = units > 3 * multiprocessors;
-        // Clusters of four start and meet sooner than those of eight, even if they fill half of the card.
-        let half = self.rows > 16 && units * 2 + 8 >= multiprocessors / 2;
-        let wide = self.pair || (self.rows > 16 && large) || (self.items && self.rows == 64) || (!self.items && half);
-        let most = match () {
-            _ if self.items || large => 1,
-            _ if half && !self.pair => 4,
-            _ => PARTS,
-        };
-        let shape = self.split(wide, most, multiprocessors);
-        [(!wide, most), (wide, PARTS), (!wide, PARTS)].into_iter().fold(shape, |found, (wide, most)| {
-            found.or_else(|| if wide || !self.pair { self.split(wide, most, multiprocessors) } else { None })
-        })
+        let candidates = self.candidates(multiprocessors);
+        let halves = candidates.iter().find_map(|&(wide, cluster)| {
+            self.rings(wide, cluster, if self.blocks(wide) == 1 { SHARED_BYTES } else { HALF_SHARED_BYTES })
+        });
+        halves.or_else(|| candidates.iter().find_map(|&(wide, cluster)| self.rings(wide, cluster, SHARED_BYTES)))
     }
 
-    /// The columns over as many blocks as run at once, up to `most` for a unit.
-    fn split(&self, wide: bool, most: usize, multiprocessors: usize) -> Option<Shape> {
-        let units = self.tiles.div_ceil(if wide && !self.pair { 16 } else { 8 });
-        let blocks = match self.blocks(wide) {
-            1 => multiprocessors,
-            // Where few rows are multiplied, half of the blocks do as much.
-            _ if self.pair => multiprocessors,
-            _ if self.rows == 16 => multiprocessors * 3 / 2,
-            _ => 2 * multiprocessors,
+    /// Wide or not, and blocks of a cluster, best first as measured (tests/bench/gpu-many.md). Matrices of many rows are read by whole
+    /// blocks of many rows, which fetch activations less often, and so are experts, of which there are many; of others the columns
+    /// are split over as many blocks as run at once.
+    fn candidates(&self, multiprocessors: usize) -> Vec<(bool, usize)> {
+        let narrow_units = self.tiles.div_ceil(8);
+        let split = |wide: bool, most_blocks: usize, clusters: &'static [usize]| {
+            let units = self.tiles.div_ceil(if wide && !self.pair { 16 } else { 8 });
+            clusters.iter().filter(move |&&c| units * c <= most_blocks).map(move |&c| (wide, c))
         };
-        let fitting = [8, 4, 2].into_iter().filter(|&c| c <= most && units * c <= blocks).chain([1]);
-        let room = if self.blocks(wide) == 1 { SHARED_BYTES } else { HALF_SHARED_BYTES };
-        { fitting }.find_map(|cluster| self.rings(wide, cluster, room))
+        let whole = [(true, 1), (false, 1)].into_iter().filter(|&(wide, _)| wide || !self.pair);
+        if self.items || narrow_units > 3 * multiprocessors {
+            let wide = self.pair || if self.items { self.rows == 64 } else { self.rows > 16 };
+            return if wide { whole.collect() } else { whole.rev().collect() };
+        }
+        if self.pair {
+            return split(true, multiprocessors, &[8, 4, 2]).chain(whole).collect();
+        }
+        // Clusters of four start and meet sooner than those of eight, even if they fill half of the card.
+        let first: Vec<_> = if self.rows > 16 && 2 * narrow_units >= multiprocessors * 7 / 16 {
+            split(true, multiprocessors, &[4, 2]).chain(split(false, multiprocessors * 5 / 2, &[8])).collect()
+        } else {
+            // Where few rows are multiplied, half of the blocks do as much.
+            let blocks = if self.rows == 16 { multiprocessors * 3 / 2 } else { 2 * multiprocessors };
+            split(false, blocks, &[8, 4, 2]).collect()
+        };
+        first.into_iter().chain(split(true, 2 * multiprocessors, &[8])).chain(whole).collect()
     }
 
     /// Blocks that share a multiprocessor.
