@@ -15,7 +15,7 @@ const PARTS: usize = 32;
 /// Columns whose products are added up together.
 const SPAN: usize = 1024;
 /// How far ahead of the weights that are multiplied with one token the cache is asked for more.
-const AHEAD: usize = 16 << 10;
+const AHEAD: usize = 7 << 10;
 
 /// Rows of weights and of activations whose products are wanted.
 #[derive(Clone, Copy)]
