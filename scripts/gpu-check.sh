@@ -105,7 +105,7 @@ run() {
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
     check "products" ./products check
     check "a prompt's attention" ./attend check
-    for test in steps golden_models company window far_rows nothing program stubs; do
+    for test in steps golden_models company window far_rows nothing two_models stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
     check "kernels of the file's layout: goldens" env WORKER_ORCD_CUDA_SAFE=1 ./test-gpu golden_models

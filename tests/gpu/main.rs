@@ -2,8 +2,8 @@
 
 #![cfg(feature = "cuda")]
 
+mod beside;
 mod long;
-mod program;
 mod speed;
 mod steps;
 mod stubs;

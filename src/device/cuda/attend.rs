@@ -1,10 +1,8 @@
 //! Attention: what its kernels are told, in a prompt and in decoding.
 
-use super::kernels::Launch;
-use super::params::{self, OpKind};
+use super::params;
 use super::pass::Run;
 use super::products::PackedRows;
-use super::program::{Body, Op, Room};
 use super::scratch::PART_TAIL;
 use super::ways::Way;
 use crate::error::{Error, Result};
@@ -19,8 +17,6 @@ const DECODE_WARPS: usize = 4;
 const HEADS_TOGETHER: usize = 16;
 /// Above the shared memory that attention's kernels declare.
 const DECLARED_BYTES: usize = 24 << 10;
-/// What step_row.cu keeps of attention in shared memory beside the chunks, of heads up to 64 and 128 elements.
-const STEP_BYTES: [usize; 2] = [8 << 10, 16 << 10];
 /// Three tiles of 64 keys and values in f16, by a head's width.
 const HOPPER_TILE_BYTES: usize = 3 * 2 * 64 * 2;
 /// Tokens of a warp's chunk in decoding; of heads wider than 128, half as many.
@@ -148,37 +144,10 @@ impl Run<'_> {
 
     fn attend_rows(&self, heads: Heads, p: &params::Attend) -> Result<()> {
         let group = heads.q / heads.kv;
-        let name = match heads.dim {
-            0..=64 => "attend_decode_d64",
-            65..=128 => "attend_decode_d128",
-            _ => "attend_decode_d256",
-        };
-        let (groups, shared_bytes) = (heads.kv * group.div_ceil(HEADS_TOGETHER), asked_bytes(heads).1);
-        let launch = Launch {
-            file: "attend_decode",
-            name,
-            grid: [self.extent.splits, groups, self.extent.rows],
-            threads: 32 * DECODE_WARPS as u32,
-            shared_bytes: shared_bytes as u32,
-            ..Launch::default()
-        };
-        if self.joins_as_attention(heads, p, launch)? { Ok(()) } else { self.send(&launch, p) }
-    }
-
-    /// Whether attention is left to a program: of heads up to 128 elements, whose output a product reads as records.
-    fn joins_as_attention(&self, heads: Heads, p: &params::Attend, launch: Launch<'static>) -> Result<bool> {
-        let (kind, own_bytes) = match heads.dim {
-            0..=64 => (OpKind::Attend64, STEP_BYTES[0]),
-            65..=128 => (OpKind::Attend128, STEP_BYTES[1]),
-            _ => return Ok(false),
-        };
-        if p.mixed.packed == 0 || p.mixed.panels != 0 || self.extent.rows != 1 {
-            return Ok(false);
-        }
-        // A program is for every length: splits that are not there have nothing to do.
-        let args = params::Attend { splits: self.sizes.max_splits as i32, ..*p };
-        let attend_bytes = own_bytes + launch.shared_bytes as usize;
-        let body = Body::Attend { groups: launch.grid[1], args };
-        self.joins(Op::new(kind, body, launch, Room { row_bytes: 0, attend_bytes, piece_bytes: 0 }))
+        let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
+        let name = format!("attend_decode_d{width}");
+        let shared = asked_bytes(heads).1;
+        let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
+        self.launch("attend_decode", &name, grid, (32 * DECODE_WARPS as u32, shared as u32), p)
     }
 }

@@ -11,8 +11,6 @@ pub(super) struct Card {
     pub memory_bytes: u64,
     /// Shared memory that one block may have, the kernel's own included.
     pub shared_bytes: usize,
-    /// Whether blocks of a kernel may wait for each other.
-    pub cooperative: bool,
 }
 
 impl Card {
@@ -43,7 +41,6 @@ impl Card {
             name: name_of(api, device),
             multiprocessors: attribute(driver::DEVICE_MULTIPROCESSORS)?.max(1) as usize,
             memory_bytes: memory_bytes as u64,
-            cooperative: attribute(driver::DEVICE_COOPERATIVE)? == 1,
             shared_bytes: less(attribute(driver::DEVICE_BLOCK_SHARED)?.max(0) as usize),
         })
     }

@@ -59,11 +59,9 @@ pub(super) struct LaunchConfig {
     pub n_attributes: c_uint,
 }
 
-pub(super) const ATTRIBUTE_COOPERATIVE: c_int = 2;
 pub(super) const ATTRIBUTE_CLUSTER: c_int = 4;
 pub(super) const ATTRIBUTE_PROGRAMMATIC_SERIALIZATION: c_int = 6;
 pub(super) const DEVICE_MULTIPROCESSORS: c_int = 16;
-pub(super) const DEVICE_COOPERATIVE: c_int = 95;
 pub(super) const DEVICE_BLOCK_SHARED: c_int = 97;
 pub(super) const DEVICE_MAJOR: c_int = 75;
 pub(super) const DEVICE_MINOR: c_int = 76;

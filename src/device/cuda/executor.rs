@@ -9,7 +9,6 @@ use super::inputs::{Block, Filling};
 use super::kv::KvPool;
 use super::memory::{Event, Pinned, Stream};
 use super::pass::{Extent, Run};
-use super::program::Recorder;
 use super::scratch::{Scratch, Sizes, TILE_ROWS, splits};
 use super::staging::Staging;
 use super::wants::{LogitsWanted, Pending, fill_row, pending_of, segments_of, want};
@@ -216,39 +215,14 @@ impl CudaExecutor {
         let size = (extent.rows, extent.splits);
         if !self.graphs.contains_key(&size) {
             let gpu = self.weights.gpu.clone();
-            let recorder = self.recorder(extent)?;
-            let run = Run { recorder: recorder.as_ref(), ..self.run(extent) };
+            let run = self.run(extent);
             let graph = Graph::record(&gpu, &self.stream, || run.steps())?;
-            self.put_program(recorder)?;
             self.graphs.insert(size, graph);
         }
         match self.graphs.get(&size) {
             Some(graph) => graph.launch(&self.stream),
             None => Err(Error::launch("a graph is missing")),
         }
-    }
-
-    /// What collects a program where this pass can be one.
-    fn recorder(&self, extent: Extent) -> Result<Option<Recorder>> {
-        let gpu = &self.weights.gpu;
-        let kernels = gpu.kernels()?;
-        if extent.rows != 1 || self.scratch.program.blocks == 0 {
-            return Ok(None);
-        }
-        let room = kernels.room(gpu, "step_row", "step_row")?;
-        Ok(Some(Recorder::new(room, self.scratch.program)))
-    }
-
-    /// Puts what was recorded where the graph looks for it. The programs of all graphs are the same, and the stream keeps
-    /// this behind those that run.
-    fn put_program(&self, recorder: Option<Recorder>) -> Result<()> {
-        let ops = recorder.map(Recorder::into_ops).unwrap_or_default();
-        if ops.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: no more ops than there is room for; they stay until the device has them.
-        unsafe { self.stream.upload_values(self.scratch.program.ops, &ops)? };
-        self.stream.synchronize()
     }
 
     fn run(&self, extent: Extent) -> Run<'_> {
@@ -265,7 +239,6 @@ impl CudaExecutor {
             stream: self.stream.handle,
             block: block.at(at),
             extent,
-            recorder: None,
         }
     }
 

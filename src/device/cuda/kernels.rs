@@ -1,8 +1,8 @@
 //! The embedded kernels: loaded once per GPU, found by name, launched with one struct of parameters.
 
 use super::driver::{
-    ATTRIBUTE_CLUSTER, ATTRIBUTE_COOPERATIVE, ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED,
-    FUNCTION_STATIC_SHARED, Handle, LaunchAttribute, LaunchConfig,
+    ATTRIBUTE_CLUSTER, ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, FUNCTION_DYNAMIC_SHARED, FUNCTION_STATIC_SHARED, Handle,
+    LaunchAttribute, LaunchConfig,
 };
 use super::gpu::Gpu;
 use super::ways::PROMPT_SHARED_BYTES;
@@ -31,8 +31,6 @@ pub(super) struct Abilities {
     pub clusters: bool,
     /// Hopper's tensor cores, and its shared memory.
     pub wgmma: bool,
-    /// A decode step of one sequence as one kernel, whose blocks wait for each other.
-    pub step: bool,
 }
 
 pub(super) struct Kernels {
@@ -57,13 +55,6 @@ pub(super) struct Launch<'a> {
     pub shared_bytes: u32,
     /// Blocks along x that are one cluster; 0: as the kernel says.
     pub cluster: u32,
-    /// Its blocks wait for each other: all run at once, or none.
-    pub cooperative: bool,
-}
-
-/// Whether steps go as programs: only where it is asked for, as long as single kernels are faster (tests/bench/gpu-decode.md).
-fn wants_programs() -> bool {
-    std::env::var_os("WORKER_ORCD_CUDA_STEP").is_some_and(|v| v == "on")
 }
 
 impl Kernels {
@@ -84,7 +75,6 @@ impl Kernels {
         let abilities = Abilities {
             clusters: has_code("product_split")?,
             wgmma: has_code("product_prefill")? && gpu.card.shared_bytes >= PROMPT_SHARED_BYTES,
-            step: wants_programs() && gpu.card.cooperative && has_code("step_row")?,
         };
         kernels.abilities = abilities;
         kernels.programmatic = abilities.clusters && std::env::var_os("WORKER_ORCD_CUDA_PLAIN_LAUNCH").is_none();
@@ -211,20 +201,17 @@ impl Kernels {
             value[..3].copy_from_slice(&first);
             LaunchAttribute { id, pad: 0, value }
         };
-        // A cooperative kernel starts when the one before has ended.
-        let (order, wanted) = match launch.cooperative {
-            true => (ATTRIBUTE_COOPERATIVE, true),
-            false => (ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, programmatic),
-        };
-        let attributes =
-            [attribute(order, [wanted.into(), 0, 0]), attribute(ATTRIBUTE_CLUSTER, [launch.cluster as c_int, 1, 1])];
+        let attributes = [
+            attribute(ATTRIBUTE_PROGRAMMATIC_SERIALIZATION, [programmatic.into(), 0, 0]),
+            attribute(ATTRIBUTE_CLUSTER, [launch.cluster as c_int, 1, 1]),
+        ];
         let config = LaunchConfig {
             grid: launch.grid.map(|n| n.try_into().unwrap_or(u32::MAX)),
             block: [launch.threads, 1, 1],
             shared_bytes: launch.shared_bytes,
             stream,
             attributes: attributes.as_ptr(),
-            n_attributes: if launch.cluster > 0 { 2 } else { wanted.into() },
+            n_attributes: if launch.cluster > 0 { 2 } else { programmatic.into() },
         };
         let mut pointers: [*mut c_void; 1] = [std::ptr::from_ref(params).cast_mut().cast()];
         // SAFETY: the caller's promise; the driver copies the parameters before it returns.

@@ -85,7 +85,7 @@ impl KvPool {
         let code = unsafe { self.gpu.api.set_access(at, bytes as usize, &access, 1) };
         // SAFETY: as above.
         let cleared =
-            self.gpu.check(code, "opening the KV cache").and_then(|()| unsafe { self.stream.fill(at, 0, bytes) });
+            self.gpu.check(code, "opening the KV cache").and_then(|()| unsafe { self.stream.clear(at, bytes) });
         cleared.and_then(|()| self.stream.synchronize()).inspect_err(|_| self.shrink(range, mapped))
     }
 

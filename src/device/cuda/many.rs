@@ -151,7 +151,6 @@ impl Run<'_> {
             threads: BLOCK,
             shared_bytes: shape.shared_bytes as u32,
             cluster: shape.cluster as u32,
-            cooperative: false,
         };
         self.send(&launch, &args)
     }

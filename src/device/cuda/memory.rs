@@ -130,16 +130,6 @@ impl Stream {
         self.gpu.check(code, "copying to the device")
     }
 
-    /// The same for values of any kind.
-    ///
-    /// # Safety
-    /// As for `upload`.
-    pub(super) unsafe fn upload_values<T: Copy>(&self, to: Ptr, from: &[T]) -> Result<()> {
-        // SAFETY: the caller's promise; the driver minds no padding that has no value.
-        let code = unsafe { self.gpu.api.copy_to_device(to, from.as_ptr().cast(), size_of_val(from), self.handle) };
-        self.gpu.check(code, "copying to the device")
-    }
-
     /// Queues a copy to `to`.
     ///
     /// # Safety
@@ -150,14 +140,14 @@ impl Stream {
         self.gpu.check(code, "copying from the device")
     }
 
-    /// Queues bytes that are all `value`.
+    /// Queues zeros.
     ///
     /// # Safety
     /// `to` has `bytes` bytes.
-    pub(super) unsafe fn fill(&self, to: Ptr, value: u8, bytes: u64) -> Result<()> {
+    pub(super) unsafe fn clear(&self, to: Ptr, bytes: u64) -> Result<()> {
         // SAFETY: the caller's promise.
-        let code = unsafe { self.gpu.api.fill(to, value, bytes as usize, self.handle) };
-        self.gpu.check(code, "filling memory")
+        let code = unsafe { self.gpu.api.fill(to, 0, bytes as usize, self.handle) };
+        self.gpu.check(code, "clearing memory")
     }
 }
 

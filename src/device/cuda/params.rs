@@ -119,7 +119,7 @@ pub(super) struct Mixed {
 
 /// attend.cuh
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Attend {
     pub q: Ptr,
     pub k: Ptr,
@@ -252,53 +252,6 @@ pub(super) struct RowProduct {
     pub x_per_expert: u32,
     pub pad: u32,
 }
-
-/// Kinds of `StepOp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OpKind {
-    Product = 0,
-    Pair = 1,
-    /// By the elements of a head, at the most.
-    Attend64 = 2,
-    Attend128 = 3,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) union StepBody {
-    pub row: RowProduct,
-    pub attend: Attend,
-}
-
-/// `StepOp` of step_row.cuh
-#[repr(C, align(16))]
-#[derive(Clone, Copy)]
-pub(super) struct StepOp {
-    pub kind: u32,
-    pub groups: u32,
-    pub residual: Ptr,
-    pub also: Ptr,
-    pub pad: u64,
-    pub body: StepBody,
-}
-
-/// `StepArgs` of step_row.cuh
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct StepArgs {
-    pub ops: Ptr,
-    pub rows: Ptr,
-    pub turn: Ptr,
-    pub half_bytes: u64,
-    pub n_ops: u32,
-    pub x_bytes: u32,
-    pub ring_bytes: u32,
-    pub probe_ns: u32,
-}
-
-// As step_row.cuh asserts of its own.
-const _: () = assert!(size_of::<RowProduct>() == 320 && size_of::<Attend>() == 248);
-const _: () = assert!(size_of::<StepOp>() == 352 && size_of::<StepArgs>() == 48);
 
 /// route_row.cu
 #[repr(C)]

@@ -8,7 +8,6 @@ use super::inputs::BlockAt;
 use super::packed::{records, tiles};
 use super::params;
 use super::products::{Group, PackedRows, PlainRow, Rows, Store};
-use super::program::Recorder;
 use super::scratch::{SAMPLE_PARTS, Scratch, Sizes};
 use super::ways::{PROMPT_ROWS, Way};
 use super::weights::LoadedWeights;
@@ -42,8 +41,6 @@ pub(super) struct Run<'a> {
     pub stream: Handle,
     pub block: BlockAt,
     pub extent: Extent,
-    /// Where kernels that can be ops of a program go, if any can.
-    pub recorder: Option<&'a Recorder>,
 }
 
 /// The input of products: f32 rows for weights in the file's layout, packed rows for repacked ones, or both.
@@ -73,8 +70,7 @@ impl Run<'_> {
             }
             Step::Experts(experts) => self.experts(experts),
             Step::Head { norm, linear } => self.head(norm, linear),
-        })?;
-        self.end_run()
+        })
     }
 
     /// Where a feed-forward's activation goes as packed rows, if its products can make them and the next can read them.

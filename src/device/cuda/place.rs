@@ -83,8 +83,8 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(plan: &Plan, limits: &Limits, program_blocks: usize) -> Result<Self> {
-        let sizes = Sizes::new(plan, limits, program_blocks);
+    fn new(plan: &Plan, limits: &Limits) -> Result<Self> {
+        let sizes = Sizes::new(plan, limits);
         let blocks = blocks(&sizes);
         let (_, working_bytes) = scratch::cut(plan, &sizes, bytes_of(blocks), 0)?;
         let stored = plan_storage(plan);
@@ -109,8 +109,7 @@ impl Layout {
 }
 
 /// Files of kernels that a model with this layout may launch.
-fn kernel_files(plan: &Plan, layout: &Layout) -> Vec<&'static str> {
-    let stored = &layout.stored;
+fn kernel_files(plan: &Plan, stored: &[Option<Packed>]) -> Vec<&'static str> {
     let mut files =
         vec!["attend_decode", "attend_prefill", "embed", "embed_packed", "ffn", "norm", "prepare", "qkv", "sample"];
     let raw = plan.weights.iter().zip(stored).any(|(w, stored)| w.rows * w.experts > 1 && stored.is_none());
@@ -121,9 +120,6 @@ fn kernel_files(plan: &Plan, layout: &Layout) -> Vec<&'static str> {
         files.extend(["product_small", "product_batch", "product_split", "product_row", "product_prefill"]);
         files.extend(["product_many_16", "product_many_32", "product_many_64"]);
         files.extend(["product_prefill_16", "product_prefill_32", "product_prefill_64"]);
-    }
-    if layout.sizes.program_blocks > 0 {
-        files.push("step_row");
     }
     if plan.experts > 0 {
         files.extend(["experts", "route_row"]);
@@ -146,12 +142,7 @@ fn never_words(plan: &Plan) -> Vec<u8> {
 fn prepare(gpu: &Arc<Gpu>, plan: &Plan, scratch: &Scratch, working: &DeviceMemory) -> Result<Vec<Ptr>> {
     let stream = Stream::new(gpu)?;
     // SAFETY: the whole allocation.
-    unsafe { stream.fill(working.ptr, 0, working.bytes)? };
-    let program = &scratch.program;
-    if program.row_bytes > 0 {
-        // SAFETY: a part of it.
-        unsafe { stream.fill(program.rows, u8::MAX, program.row_bytes)? };
-    }
+    unsafe { stream.clear(working.ptr, working.bytes)? };
     let never = never_words(plan);
     // SAFETY: a bit per id, as the layout has it; the bytes outlive the synchronisation below.
     unsafe { stream.upload(scratch.never, &never)? };
@@ -200,10 +191,8 @@ impl Device for CudaDevice {
         }
         let gpu = &self.gpu;
         let _entered = gpu.enter()?;
-        let kernels = gpu.kernels()?;
-        let program_blocks = if kernels.abilities.step { gpu.card.multiprocessors } else { 0 };
-        let layout = Layout::new(&plan, &limits, program_blocks)?;
-        kernels.make_ready(gpu, &kernel_files(&plan, &layout))?;
+        let layout = Layout::new(&plan, &limits)?;
+        gpu.kernels()?.make_ready(gpu, &kernel_files(&plan, &layout.stored))?;
         layout.check_room(gpu)?;
         let Layout { sizes, blocks, stored, places, weight_bytes, working_bytes } = layout;
         let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;

@@ -256,9 +256,8 @@ impl Run<'_> {
         self.send(&launch, params)
     }
 
-    /// Queues a kernel, after those that wait to become one.
+    /// Queues a kernel that is wholly described.
     pub(super) fn send<P: Copy>(&self, launch: &Launch, params: &P) -> Result<()> {
-        self.end_run()?;
         let gpu = &self.weights.gpu;
         // SAFETY: each caller passes the struct that its kernel declares, with addresses from `Scratch`, `LoadedWeights` and
         // `KvPool`, which are as large as the plan and the limits say; `submit` has checked the batch against both.

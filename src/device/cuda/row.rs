@@ -5,10 +5,9 @@
 
 use super::kernels::Launch;
 use super::packed::{Packed, records};
-use super::params::{OpKind, PackedProduct, RowProduct};
+use super::params::{PackedProduct, RowProduct};
 use super::pass::Run;
 use super::products::Group;
-use super::program::{Body, Op, Room};
 use super::ways::{Kernel, Way};
 use crate::error::Result;
 
@@ -86,20 +85,6 @@ impl Run<'_> {
             shared_bytes: shared_bytes as u32,
             ..Launch::default()
         };
-        if self.joins_as_row(row, launch, piece)? { Ok(()) } else { self.send(&launch, &row) }
-    }
-
-    /// Whether the product is left to a program: without experts, which are chosen on the way.
-    fn joins_as_row(&self, row: RowProduct, launch: Launch<'static>, piece_bytes: usize) -> Result<bool> {
-        let product = &row.product;
-        // Records are written by pairs of elements.
-        let paired = product.store < 2 || product.matrix.iter().all(|m| m.rows.is_multiple_of(2));
-        if row.chosen != 0 || product.tokens != 1 || !paired {
-            return Ok(false);
-        }
-        let pair = product.act != 0 && product.matrices == 2;
-        let kind = if pair { OpKind::Pair } else { OpKind::Product };
-        let room = Room { row_bytes: row_bytes(product.cols as usize), attend_bytes: 0, piece_bytes };
-        self.joins(Op::new(kind, Body::Row(row), launch, room))
+        self.send(&launch, &row)
     }
 }

@@ -2,9 +2,6 @@
 
 use super::driver::Ptr;
 use super::packed::RECORD_COLS;
-use super::params::StepOp;
-use super::places::most_row_bytes;
-use super::program::LEAST_OPS;
 use super::ways::PROMPT_ROWS;
 use crate::error::{Error, Result};
 use crate::plan::{Limits, PAGE_TOKENS, Plan, Step};
@@ -35,8 +32,6 @@ pub(super) struct Sizes {
     pub logit_rows: usize,
     /// Splits of a row, at the most.
     pub max_splits: usize,
-    /// Blocks of a launch that works through a program; 0: there is none.
-    pub program_blocks: usize,
     /// Page table of one slot, in words: a length per group, then each group's pages.
     pub table_stride: usize,
     /// Where each group's pages begin in it.
@@ -49,7 +44,7 @@ pub(super) fn splits(positions: usize) -> usize {
 }
 
 impl Sizes {
-    pub(super) fn new(plan: &Plan, limits: &Limits, program_blocks: usize) -> Self {
+    pub(super) fn new(plan: &Plan, limits: &Limits) -> Self {
         let sequences = limits.sequences.max(1);
         let decode_rows = sequences.next_power_of_two().min(DECODE_ROWS);
         let pages = plan.context.div_ceil(PAGE_TOKENS) + 1;
@@ -60,7 +55,6 @@ impl Sizes {
             decode_rows,
             logit_rows: limits.logit_rows.max(sequences).max(decode_rows),
             max_splits: splits(plan.context),
-            program_blocks,
             table_stride: groups + groups * pages,
             table_offsets: (0..groups).map(|g| groups + g * pages).collect(),
         }
@@ -72,21 +66,6 @@ impl Sizes {
             groups => (self.table_stride - groups) / groups,
         }
     }
-}
-
-/// Where a program lies, with its most ops and runs of ops.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ProgramMemory {
-    pub blocks: usize,
-    pub most_ops: usize,
-    pub most_runs: usize,
-    pub row_bytes: u64,
-    /// `params::StepOp`s.
-    pub ops: Ptr,
-    /// A word for each block of each run's launch.
-    pub turns: Ptr,
-    /// The rows that ops hand on, twice; bytes of 0xff where none is on its way.
-    pub rows: Ptr,
 }
 
 /// Addresses of the buffers, and of nothing else; in elements of 4 bytes unless said otherwise.
@@ -142,8 +121,6 @@ pub(super) struct Scratch {
     /// What the host says of a pass: `inputs::Block`.
     pub decode_block: Ptr,
     pub prefill_block: Ptr,
-    /// A decode step of one sequence in one launch or a few.
-    pub program: ProgramMemory,
     /// Each rope's frequencies, one after the other, each at a multiple of the alignment.
     pub ropes: Ptr,
 }
@@ -165,21 +142,6 @@ impl Cutter {
             None => self.overflow = true,
         }
         here
-    }
-}
-
-impl Cutter {
-    fn program(&mut self, plan: &Plan, blocks: usize) -> ProgramMemory {
-        if blocks == 0 {
-            return ProgramMemory::default();
-        }
-        // Gate and up that are no pair are two ops of a step.
-        let most_ops = 2 * plan.steps.len();
-        let (most_runs, row_bytes) = (most_ops / LEAST_OPS, most_row_bytes(plan));
-        let ops = self.cut(&[most_ops], size_of::<StepOp>());
-        let turns = self.cut(&[most_runs, blocks], 4);
-        let rows = self.cut(&[row_bytes as usize], 1);
-        ProgramMemory { blocks, most_ops, most_runs, row_bytes, ops, turns, rows }
     }
 }
 
@@ -232,7 +194,6 @@ pub(super) fn cut(plan: &Plan, sizes: &Sizes, blocks: [u64; 2], base: Ptr) -> Re
         tables: c.cut(&[sizes.sequences, sizes.table_stride], 4),
         decode_block: c.cut(&[blocks[0] as usize], 1),
         prefill_block: c.cut(&[blocks[1] as usize], 1),
-        program: c.program(plan, sizes.program_blocks),
         ropes: c.cut(&[plan.ropes.iter().map(|r| rope_bytes(r.inv_freq.len()) as usize).sum()], 1),
     };
     if c.overflow {
