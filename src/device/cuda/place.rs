@@ -108,23 +108,15 @@ impl Layout {
     }
 }
 
-/// Files of kernels that a model with this layout may launch.
-fn kernel_files(plan: &Plan, stored: &[Option<Packed>]) -> Vec<&'static str> {
-    let mut files =
-        vec!["attend_decode", "attend_prefill", "embed", "embed_packed", "ffn", "norm", "prepare", "qkv", "sample"];
-    let raw = plan.weights.iter().zip(stored).any(|(w, stored)| w.rows * w.experts > 1 && stored.is_none());
-    if raw {
-        files.extend(["product_raw", "product_raw_k"]);
+/// Whether a model with this layout may launch the kernels of `file`.
+fn may_launch(file: &str, plan: &Plan, stored: &[Option<Packed>]) -> bool {
+    if file == "experts" || file.starts_with("route_") {
+        plan.experts > 0
+    } else if file.starts_with("product_raw") {
+        plan.weights.iter().zip(stored).any(|(w, stored)| w.rows * w.experts > 1 && stored.is_none())
+    } else {
+        !file.starts_with("product_") || stored.iter().any(Option::is_some)
     }
-    if stored.iter().any(Option::is_some) {
-        files.extend(["product_small", "product_batch", "product_split", "product_row", "product_prefill"]);
-        files.extend(["product_many_16", "product_many_32", "product_many_64"]);
-        files.extend(["product_prefill_16", "product_prefill_32", "product_prefill_64"]);
-    }
-    if plan.experts > 0 {
-        files.extend(["experts", "route_row"]);
-    }
-    files
 }
 
 /// Words with a bit for each id that must not be drawn.
@@ -192,7 +184,7 @@ impl Device for CudaDevice {
         let gpu = &self.gpu;
         let _entered = gpu.enter()?;
         let layout = Layout::new(&plan, &limits)?;
-        gpu.kernels()?.make_ready(gpu, &kernel_files(&plan, &layout.stored))?;
+        gpu.kernels()?.make_ready(gpu, |file| may_launch(file, &plan, &layout.stored))?;
         layout.check_room(gpu)?;
         let Layout { sizes, blocks, stored, places, weight_bytes, working_bytes } = layout;
         let slab = DeviceMemory::new(gpu, weight_bytes, "the weights")?;
