@@ -82,8 +82,8 @@ impl Kernels {
         Ok(kernels)
     }
 
-    /// Has the driver put all kernels of the files that are wanted on the device, where it can be told to: one that it puts there at its first
-    /// launch would not find room on a card that is full by then.
+    /// Has the driver put all kernels of the files that are wanted on the device, where it can be told to: one that it puts
+    /// there at its first launch would not find room on a card that is full by then.
     pub(super) fn make_ready(&self, gpu: &Gpu, wanted: impl Fn(&str) -> bool) -> Result<()> {
         for (file, module) in self.modules.iter().filter(|m| wanted(m.0)) {
             let what = format!("making the kernels of {file} ready");
