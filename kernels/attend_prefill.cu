@@ -40,9 +40,12 @@ __device__ __forceinline__ void load_q(const Attend& p, const int4& tile, int he
 }
 
 // 16 bytes to shared memory, without waiting; zeros where there are none.
+__device__ __forceinline__ void copy16_at(uint32_t to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
 __device__ __forceinline__ void copy16(__half* to, const __half* from, bool there) {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+    copy16_at((uint32_t)__cvta_generic_to_shared(to), from, there);
 }
 
 // Starts to fetch keys and values of tokens t0 .. t0 + TILE into [2][TILE][D + 8]; zero from `end` on and past the dimension.
@@ -219,47 +222,71 @@ __device__ __forceinline__ void wgmma_values(float (&d)[32], const uint32_t (&a)
         : WGMMA_A);
 }
 
-// Where the keys and values of the tile from t0 on are: a page each.
-struct TilePages {
-    const __half* of[KEYS / PAGE_TOKENS];
+// What a thread needs to fetch tiles of keys and values, in panels as wgmma reads them: D / 64 of keys, then as many of values.
+template <int D>
+struct Fetch {
+    static constexpr int CHUNKS_A_ROW = D / 8, ROWS = 128 / CHUNKS_A_ROW, PAGES = KEYS / PAGE_TOKENS;
+    const uint32_t* table;
+    const uint8_t* base;  // this thread's first chunk of a page's keys
+    uint64_t page_bytes;
+    uint32_t ring;        // pages, where they are used in turn; else 0
+    int end, first, stride, values;
+    uint32_t to;          // this thread's first chunk of a tile
+    bool inside;
+    uint32_t pages[PAGES];  // of the next tile, asked for long before they are used
 
-    __device__ __forceinline__ TilePages(const Attend& p, int slot, int t0, int end, int kv_head) {
+    __device__ __forceinline__ Fetch(const Attend& p, const int4& tile, int kv_head, const uint8_t* tiles) {
+        const KvView& kv = p.kv;
+        const uint32_t* tables = kv.tables + (size_t)tile.z * kv.table_stride;
+        const int chunk = threadIdx.x % CHUNKS_A_ROW;
+        first = threadIdx.x / CHUNKS_A_ROW, end = tile.w + tile.y, inside = chunk * 8 < kv.dim;
+        table = tables + kv.table_offset, ring = kv.ring ? tables[kv.group] : 0, page_bytes = kv.page_bytes;
+        stride = ROWS * kv.dim * 2, values = kv.heads * PAGE_TOKENS * kv.dim * 2;
+        base = kv.base + ((size_t)(kv.layer * 2 * kv.heads + kv_head) * PAGE_TOKENS + first) * kv.dim * 2 + chunk * 16;
+        to = shared_address(tiles) + chunk / 8 * PANEL_BYTES + first * 128 + ((chunk ^ first) & 7) * 16;
+    }
+
+    // Asks where the tile from t0 on is.
+    __device__ __forceinline__ void look_up(int t0) {
 #pragma unroll
-        for (int j = 0; j < KEYS / PAGE_TOKENS; ++j)
-            of[j] = t0 + j * PAGE_TOKENS < end ? kv_page(p.kv, slot, t0 + j * PAGE_TOKENS, 0, kv_head) : (const __half*)p.kv.base;
+        for (int j = 0; j < PAGES; ++j) {
+            uint32_t index = t0 / PAGE_TOKENS + j;
+            if ((int)index * PAGE_TOKENS >= end) continue;
+            if (ring) index %= ring;
+            pages[j] = table[index];
+        }
+    }
+
+    // Starts to fetch that tile to place `at`; zero from `end` on and past the dimension.
+    __device__ __forceinline__ void start(int t0, int at) const {
+        const uint32_t place = to + at * (2 * (D / 64) * PANEL_BYTES);
+#pragma unroll
+        for (int j = 0; j < (t0 < end ? PAGES : 0); ++j) {
+            const uint8_t* page = base + (t0 + j * PAGE_TOKENS < end ? pages[j] : 0) * page_bytes;
+#pragma unroll
+            for (int i = 0; i < PAGE_TOKENS / ROWS; ++i) {
+                const bool there = inside && t0 + j * PAGE_TOKENS + i * ROWS + first < end;
+                const uint8_t* from = page + (there ? i * stride : 0);
+                // A chunk's place depends on the row's last three bits, which a step of 8 rows leaves as they are.
+                const uint32_t to_row = place + (j * PAGE_TOKENS + i * ROWS) * 128;
+                copy16_at(to_row, from, there);
+                copy16_at(to_row + D / 64 * PANEL_BYTES, there ? from + values : from, there);
+            }
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
     }
 };
-
-// Starts to fetch the tile of keys and values from t0 on: D / 64 panels of keys, then as many of values, as wgmma reads them; zero
-// from `end` on and past the dimension.
-template <int D>
-__device__ __forceinline__ void fetch_panels(const Attend& p, uint8_t* to, const TilePages& pages, int t0, int end) {
-    constexpr int CHUNKS_A_ROW = D / 8, ROWS = 128 / CHUNKS_A_ROW;
-    const int dim = p.kv.dim, chunk = threadIdx.x % CHUNKS_A_ROW, first = threadIdx.x / CHUNKS_A_ROW;
-    const int values = p.kv.heads * PAGE_TOKENS * dim;  // from a page's keys to its values
-    to += chunk / 8 * PANEL_BYTES;
-#pragma unroll
-    for (int j = 0; j < (t0 < end ? KEYS / PAGE_TOKENS : 0); ++j)
-#pragma unroll
-        for (int t = 0; t < PAGE_TOKENS; t += ROWS) {
-            const int row = j * PAGE_TOKENS + t + first;
-            const bool there = chunk * 8 < dim && t0 + row < end;
-            const __half* from = pages.of[j] + (there ? (t + first) * dim + chunk * 8 : 0);
-            __half* at = (__half*)(to + row * 128 + ((chunk ^ row) & 7) * 16);
-            copy16(at, from, there);
-            copy16(at + D / 64 * PANEL_BYTES / 2, there ? from + values : from, there);
-        }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
 
 // The rows' weights of one tile of keys: scores become weights, relative to the highest so far. Returns whether the sums so far have to
 // be multiplied by `correct`.
 __device__ __forceinline__ bool weigh(float (&s)[32], float (&m)[2], float (&l)[2], float (&correct)[2], uint32_t (&w)[4][4]) {
-    float top[2] = {m[0], m[1]};
-#pragma unroll
-    for (int j = 0; j < 32; ++j) top[j / 2 % 2] = fmaxf(top[j / 2 % 2], s[j]);
+    float top[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+        float most[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most[i] = fmaxf(fmaxf(s[8 * i + 2 * h], s[8 * i + 2 * h + 1]), fmaxf(s[8 * i + 2 * h + 4], s[8 * i + 2 * h + 5]));
+        top[h] = fmaxf(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])), m[h]);
         top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
         top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
         const float base = top[h] == -INFINITY ? 0.0f : top[h];
@@ -289,7 +316,8 @@ __device__ __forceinline__ void hold(uint32_t (&a)[N][4], uint32_t none) {
     for (int i = 0; i < 4 * N; ++i) asm volatile("or.b32 %0, %0, %1;" : "+r"(a[i / 4][i % 4]) : "r"(none));
 }
 
-// A tile's values are multiplied while the next tile's keys wait for it. Two tiles are on their way while one is used.
+// A tile's values are multiplied while the next tile's keys wait for it. A tile's place is filled again when all warps
+// have begun the tile after the next.
 template <int D>
 __device__ __forceinline__ void attend_tile_hopper(const Attend& p) {
     extern __shared__ uint4 shared16[];
@@ -300,10 +328,10 @@ __device__ __forceinline__ void attend_tile_hopper(const Attend& p) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane / 4;
     constexpr int TILE_BYTES = 2 * (D / 64) * PANEL_BYTES;
     const int end = tile.w + tile.y, start = first_visible(p, tile.w) / KEYS * KEYS;
-    auto pages = [&](int t0) { return TilePages(p, tile.z, t0, end, kv_head); };
-    fetch_panels<D>(p, tiles, pages(start), start, end);
-    fetch_panels<D>(p, tiles + TILE_BYTES, pages(start + KEYS), start + KEYS, end);
-    TilePages next = pages(start + 2 * KEYS);
+    Fetch<D> fetch(p, tile, kv_head, tiles);
+    fetch.look_up(start);
+    fetch.start(start, 0);
+    fetch.look_up(start + KEYS);
     uint32_t q[D / 16][4], w[KEYS / 16][4];
     const uint32_t none = (uint32_t)p.kv.dim >> 31;
     load_q<D>(p, tile, head, row, q);
@@ -317,7 +345,7 @@ __device__ __forceinline__ void attend_tile_hopper(const Attend& p) {
     for (int t0 = start; t0 < end; t0 += KEYS) {
         const uint8_t *keys = tiles + at * TILE_BYTES, *values = keys + TILE_BYTES / 2;
         at = at + 1 == STAGES ? 0 : at + 1;
-        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncthreads();
         float s[32] = {};
@@ -325,14 +353,13 @@ __device__ __forceinline__ void attend_tile_hopper(const Attend& p) {
 #pragma unroll
         for (int i = 0; i < D / 16; ++i) wgmma<64>(s, q[i], wgmma_descriptor(keys + i / 4 * PANEL_BYTES) + 2 * (i % 4));
         wgmma_commit();
+        fetch.start(t0 + KEYS, at);
+        fetch.look_up(t0 + 2 * KEYS);
         wgmma_wait<0>();
         wgmma_settle<64>(s);
         hold(q, none);
 #pragma unroll
         for (int i = 0; i < D / 64; ++i) wgmma_settle<64>(o[i]);
-        __syncthreads();  // all have read the tile before
-        fetch_panels<D>(p, tiles + (at + 1 == STAGES ? 0 : at + 1) * TILE_BYTES, next, t0 + 2 * KEYS, end);
-        next = pages(t0 + 3 * KEYS);
         if (t0 + KEYS - 1 > all_to || t0 < all_from) {
 #pragma unroll
             for (int j = 0; j < 32; ++j) {
