@@ -10,7 +10,9 @@
  * -s     so many inferences at once, prompts of 128 tokens that differ, 128 tokens each: generated tokens/s in all between the
  *        moment from which all of them answer and the first one's end, which is what llama.cpp's batched-bench gives (its prompts
  *        are done before it begins to generate); and all generated tokens over the whole time, prompts included
- * -i     32 running answers are joined by a prompt of so many tokens: their longest wait, and the newcomer's first token
+ * -i     32 running answers are joined by a prompt of so many tokens: the longest time in which none of them got anything, and in which
+ *        one of them did not (a random model's token may have no text of its own, so that its piece comes with the next), and the
+ *        newcomer's first token
  *
  * Medians of RUNS. A prompt is made of words that are one token each in the usual vocabularies.
  */
@@ -168,8 +170,9 @@ static void intruder(int tokens) {
     static struct answer a[RUNNING];
     pthread_t threads[RUNNING];
     struct answer alone = {.prompt = text(tokens, 5), .tokens = 1}, late = {.prompt = text(tokens, 6), .tokens = 1};
-    double gaps[RUNNING * GENERATED], longest = 0;
-    int n = 0;
+    static double gaps[RUNNING * GENERATED], times[RUNNING * GENERATED];
+    double longest = 0, silence = 0;
+    int n = 0, m = 0;
     run(&alone);
     atomic_store(&begun, 0);
     start_all(a, threads, RUNNING, 99);
@@ -179,13 +182,17 @@ static void intruder(int tokens) {
     join_all(a, threads, RUNNING);
     for (int i = 0; i < RUNNING; i++)
         for (int j = 1; j < a[i].pieces; j++) {
+            times[m++] = a[i].at[j];
             double gap = a[i].at[j] - a[i].at[j - 1];
             if (a[i].at[j] > late.began && a[i].at[j - 1] < late.ended && gap > longest) longest = gap;
             gaps[n++] = gap;
         }
     double usual = median(gaps, n);
-    printf("  %d tokens join 32: longest wait %.1f ms = %.1f median gaps; first token %.1f ms = %.2f times alone\n", tokens,
-           1e3 * longest, longest / usual, 1e3 * (late.ended - late.began),
+    qsort(times, (size_t)m, sizeof *times, by_value);
+    for (int i = 1; i < m; i++)
+        if (times[i] > late.began && times[i - 1] < late.ended && times[i] - times[i - 1] > silence) silence = times[i] - times[i - 1];
+    printf("  %d tokens join 32: longest step %.1f ms = %.1f median gaps, longest wait %.1f ms = %.1f; first token %.1f ms = %.2f times alone\n",
+           tokens, 1e3 * silence, silence / usual, 1e3 * longest, longest / usual, 1e3 * (late.ended - late.began),
            (late.ended - late.began) / (alone.ended - alone.began));
     free(alone.prompt);
     free(late.prompt);
