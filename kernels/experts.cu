@@ -23,7 +23,7 @@ struct Group {
 };
 
 constexpr int MAX_EXPERTS = 1024;
-constexpr int THREADS = 1024;
+constexpr int THREADS = 1024;  // one for each expert, too
 constexpr int STAGED = 8192;  // choices that are kept in shared memory; those past it are read again and again
 constexpr uint32_t NOBODY = 0xffff;
 
@@ -43,10 +43,27 @@ __device__ __forceinline__ int place_choices(const Group& p, const uint16_t* sta
     return count;
 }
 
+// What the threads before this one have, in all. All threads call, and a barrier lies before.
+__device__ __forceinline__ int2 sums_before(int2 mine, int2* totals) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int2 sum = mine;
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) {
+        const int x = __shfl_up_sync(0xffffffffu, sum.x, o), y = __shfl_up_sync(0xffffffffu, sum.y, o);
+        if (lane >= o) sum.x += x, sum.y += y;
+    }
+    if (lane == 31) totals[warp] = sum;
+    __syncthreads();
+    int2 before = make_int2(sum.x - mine.x, sum.y - mine.y);
+    for (int w = 0; w < warp; w++) before.x += totals[w].x, before.y += totals[w].y;
+    return before;
+}
+
 // grid 1, block 1024
 extern "C" __global__ void __launch_bounds__(THREADS) group_experts(const Group p) {
     __shared__ int counts[MAX_EXPERTS], starts[MAX_EXPERTS];
     __shared__ uint16_t staged[STAGED];
+    __shared__ int2 totals[THREADS / 32];
     pdl_begin();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int i = threadIdx.x; i < p.n * p.used; i += THREADS) {
@@ -60,18 +77,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) group_experts(const Group 
         if (lane == 0) counts[e] = count;
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        int at = 0, items = 0;
-        for (int e = 0; e < p.experts; e++) {
-            starts[e] = at;
-            for (int first = 0; first < counts[e]; first += p.most) {
-                int row = at + first;
-                p.items[items++] = {e, row, row, min(p.most, counts[e] - first)};
-            }
-            at += (counts[e] + p.align - 1) / p.align * p.align;
+    const int expert = threadIdx.x, count = expert < p.experts ? counts[expert] : 0;
+    const int pieces = (count + p.most - 1) / p.most, padded = (count + p.align - 1) / p.align * p.align;
+    const int2 before = sums_before(make_int2(padded, pieces), totals);
+    if (expert < p.experts) {
+        starts[expert] = before.x;
+        for (int i = 0; i < pieces; i++) {
+            const int first = i * p.most, row = before.x + first;
+            p.items[before.y + i] = {expert, row, row, min(p.most, count - first)};
         }
-        *p.item_count = items;
     }
+    if (expert == THREADS - 1) *p.item_count = before.y + pieces;
     __syncthreads();
     for (int e = warp; e < p.experts; e += THREADS / 32) place_choices(p, staged, e, starts[e], true);
 }
