@@ -7,7 +7,7 @@
 //
 // Launch: block 384; grid (C * units, items, or without items ceil(tokens / N)) in clusters of C = 1, 2, 4 or 8 blocks along x;
 // stages 2..8, weight_stages 1..8, better no less than 3 and 2, of F16 4. Dynamic shared memory 1024 + max(rings, S) + sums, rings =
-// stages * N * 256 + weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, S = 8 * T * N * 64; sums = (8 / C - 1) * S for C > 1,
+// stages * N * 128 * x_steps(N) + weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, S = 8 * T * N * 64; sums = (8 / C - 1) * S for C > 1,
 // S for C = 1 where a warp adds up its parts in shared memory (adds_in_registers), else 0. x: panels. An item has at most N rows and
 // starts at a multiple of 8.
 //
@@ -23,7 +23,9 @@
 namespace {
 
 constexpr int WARPS = 8, MAX_STAGES = 8;
-constexpr int X_STEPS = 2;  // steps of 64 columns in a stage of activations
+
+// Steps of 64 columns in a stage of activations.
+__host__ __device__ constexpr int x_steps(int n) { return n == 64 ? 2 : 4; }
 
 // Where a tile's sum lies among floats: the rows of a token side by side, in fours whose order keeps tokens off each other's banks.
 __device__ __forceinline__ int sum_at(int token, int row) { return token * TILE_ROWS + (row ^ ((token >> 1 & 3) * 4)); }
@@ -31,7 +33,7 @@ __device__ __forceinline__ int sum_at(int token, int row) { return token * TILE_
 // Shared memory and what one block works on: eight warps with a tile each of T groups, whose tiles lie side by side.
 template <int T, bool PAIR, int N>
 struct Many {
-    static constexpr int SUMS = WARPS * T * N * TILE_ROWS;
+    static constexpr int X_STEPS = x_steps(N), SUMS = WARPS * T * N * TILE_ROWS;
     const ProductArgs& args;
     ProductItem item;
     uint8_t *x0, *weights0;
@@ -94,6 +96,7 @@ __device__ void fill_weights(const Many<T, PAIR, N>& p) {
 
 template <int T, bool PAIR, int N>
 __device__ void fill_activations(const Many<T, PAIR, N>& p) {
+    constexpr int X_STEPS = x_steps(N);
     const uint32_t stride = p.args.x_stride * 128;
     const bool whole = p.x_step == stride;  // a stage lies in one piece
     const int begin = p.begin(4), end = p.end(4);
@@ -150,6 +153,7 @@ __host__ __device__ constexpr bool adds_in_registers(int t, int n) { return t > 
 // What a warp reads from the rings: weights always a step ahead of what it multiplies, so that nothing waits for shared memory.
 template <int T, bool PAIR, int N, uint32_t K>
 struct Reader {
+    static constexpr int X_STEPS = x_steps(N);
     const Many<T, PAIR, N>& p;
     int warp, lane, piece, last;
     Turn turn, weights_turn;
@@ -325,7 +329,7 @@ __device__ __forceinline__ void product_many_body(const ProductArgs& args) {
         item = args.items[blockIdx.y];
     }
     uint8_t* base = shared + (1024 - (shared_address(shared) & 1023)) % 1024;
-    uint8_t *weights = base + args.stages * X_STEPS * N * 128, *end = weights + args.weight_stages * WARPS * T * args.slot_bytes;
+    uint8_t *weights = base + args.stages * x_steps(N) * N * 128, *end = weights + args.weight_stages * WARPS * T * args.slot_bytes;
     const uint32_t x_step = (item.count + 7) / 8 * 1024;
     const Many<T, PAIR, N> p = {args, item, base, weights, full, empty, weights_full, weights_empty, reinterpret_cast<float*>(base), reinterpret_cast<float*>(end), blockIdx.x / cluster, cluster, rank, records_of(args.cols), x_step};
     // No code comes after the two ways meet: it would have to do with the registers of the smaller.

@@ -252,13 +252,13 @@ inline Plan plan_many(ProductArgs args, bool wide, int items, int n, int cluster
     const bool beside = tiles == 1 ? n == 64 : n == 16;
     const int sums = 8 * tiles * n * 64, apart = cluster == 1 ? (beside ? sums : 0) : (8 / cluster - 1) * sums;
     const int room = (blocks == 1 ? 226 : 113) * 1024 - 2048 - apart;
-    const int x_stage = n * 256, weights = 8 * tiles * (int)args.slot_bytes;
+    const int x_steps = n == 64 ? 2 : 4, x_stage = n * 128 * x_steps, weights = 8 * tiles * (int)args.slot_bytes;
     // No more than a block has to do.
     const int steps = (steps_of(args.cols) + cluster - 1) / cluster + 4, pieces = f16 ? steps : (steps + 3) / 4;
     const int most = std::min(f16 ? 8 : 4, std::max(2, pieces));
     args.weight_stages = std::min(most, (room - 3 * x_stage) / weights);
     if ((int)args.weight_stages < 2) args.weight_stages = (room - 2 * x_stage) / weights;
-    args.stages = std::min(std::min(8, std::max(2, steps / 2)), (room - (int)args.weight_stages * weights) / x_stage);
+    args.stages = std::min(std::min(8, std::max(2, steps / x_steps)), (room - (int)args.weight_stages * weights) / x_stage);
     Plan p = {};
     if ((int)args.stages < 2 || (int)args.weight_stages < 2) return p;
     p.kernel = kernels[n / 32][pair ? 2 : wide ? 1 : 0], p.block = 384, p.cluster = cluster;

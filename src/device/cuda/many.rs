@@ -16,8 +16,10 @@ const SHARED_BYTES: usize = 224 * 1024;
 const HALF_SHARED_BYTES: usize = 111 * 1024;
 const MOST_STAGES: usize = 8;
 const STEP_COLS: usize = 64;
-/// Steps in a stage of activations.
-const X_STEPS: usize = 2;
+/// Steps in a stage of activations of so many rows.
+fn x_steps(rows: usize) -> usize {
+    if rows == 64 { 2 } else { 4 }
+}
 
 /// Rows of activations a block, for so many rows.
 pub(super) fn many_rows(rows: usize) -> usize {
@@ -89,13 +91,14 @@ impl Work {
 
     /// Blocks that share a multiprocessor.
     fn blocks(&self, wide: bool) -> usize {
-        if wide && self.rows > 16 { 1 } else { 2 }
+        if wide && (self.rows > 16 || !self.items) { 1 } else { 2 }
     }
 
     /// The rings of a block that may have `room` bytes, if there is enough.
     fn rings(&self, wide: bool, cluster: usize, room: usize) -> Option<Shape> {
         let tiles = if wide { 16 } else { 8 };
-        let (x, weights, sums) = (X_STEPS * self.rows * STEP_COLS * 2, tiles * self.slot_bytes, tiles * self.rows * 64);
+        let (x, weights, sums) =
+            (x_steps(self.rows) * self.rows * STEP_COLS * 2, tiles * self.slot_bytes, tiles * self.rows * 64);
         // Where a warp has no registers to add up its parts, it does so beside the rings; with clusters, all parts but one lie there.
         let beside = if wide { self.rows == 16 } else { self.rows == 64 };
         let apart = if cluster == 1 { usize::from(beside) } else { PARTS / cluster - 1 } * sums;
@@ -105,7 +108,7 @@ impl Work {
         let most = if self.f16 { steps.min(MOST_STAGES) } else { steps.div_ceil(4).min(4) };
         let weight_stages = [3, 2].into_iter().map(|stages| (room.saturating_sub(stages * x) / weights).min(most));
         let weight_stages = weight_stages.into_iter().find(|&stages| stages >= 2)?;
-        let stages = ((room - weight_stages * weights) / x).min(steps / X_STEPS).min(MOST_STAGES);
+        let stages = ((room - weight_stages * weights) / x).min((steps / x_steps(self.rows)).max(2)).min(MOST_STAGES);
         let shared_bytes = 1024 + (stages * x + weight_stages * weights).max(sums) + apart;
         Some(Shape { wide, cluster, stages, weight_stages, shared_bytes })
     }
