@@ -1,9 +1,10 @@
 // Attention of single rows on tensor cores, split over the length of the cache; with the rotation of q and k and the append to
 // the cache before it. Of attend_decode.cu and step_row.cu.
 //
-// ATTEND_WARPS warps take one split of one KV head for one row, with up to 16 query heads of the group together as the rows of a
+// ATTEND_WARPS warps, or twice so many, take one split of one KV head for one row, with up to 16 query heads of the group together as the rows of a
 // product, so keys and values are read once. A warp takes chunks of TOKENS tokens in turn, which bulk copies bring to its own part
-// of shared memory: a chunk's keys are one piece of a page, and so are its values. Elements and tokens are taken in an order that
+// of shared memory; where there are twice so many, warps w and w + 4 share a chunk, and each has half of the values' elements, for
+// whom registers are short. A chunk's keys are one piece of a page, and so are its values. Elements and tokens are taken in an order that
 // makes 16 bytes fragments as they come. The last of a row and head to finish merges the splits in order. A split's size follows
 // from the row's position alone.
 //
@@ -11,19 +12,29 @@
 // waited for, and the turn of the position is worked out; the token's own key and value are put into their chunk.
 //
 // What the two kernels differ in is a Way: row(p), where a row of the product lies now; load(p), one of its elements; there(x),
-// whether that element was there; wait(), until the rows may be asked for; meet(), of the warps.
+// whether that element was there; wait(), until the rows may be asked for; meet(), of all warps; share(), of those of a chunk.
 #pragma once
 #include "attend_softmax.cuh"
 #include "product_async.cuh"
 
-// Asks for the tokens of the chunk at t0 that the cache has, up to `end`: keys at `to`, then values. False where there are none.
+// The warps that share a chunk wait for each other, by barrier `id` of the block.
+template <int WARPS>
+__device__ __forceinline__ void chunk_meet(int id) {
+    if (WARPS == ATTEND_WARPS)
+        __syncwarp();
+    else
+        asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(32 * WARPS / ATTEND_WARPS) : "memory");
+}
+
+// Asks for the tokens of the chunk at t0 that the cache has, up to `end`: keys at `to`, then values. False where there are none. `mine`: this warp does it, not
+// the one that it shares the chunk with.
 template <int TOKENS>
-__device__ __forceinline__ bool ask(const Attend& p, const Place& at, int t0, int end, uint8_t* to, uint64_t* full) {
+__device__ __forceinline__ bool ask(const Attend& p, const Place& at, int t0, int end, uint8_t* to, uint64_t* full, bool mine) {
     const int tokens = min(TOKENS, end - t0), bytes = tokens * p.kv.dim * 2, lane = threadIdx.x % 32;
     if (tokens <= 0 || t0 + TOKENS <= at.from) return false;
     const __half* keys = kv_page(p.kv, at.slot, t0, 0, at.kv_head) + t0 % PAGE_TOKENS * p.kv.dim;
     const __half* values = kv_page(p.kv, at.slot, t0, 1, at.kv_head) + t0 % PAGE_TOKENS * p.kv.dim;
-    if (elected()) {
+    if (mine && elected()) {
         fill_begin(full, 2 * bytes, lane);
         fill_copy<false>(to, keys, bytes, full, lane);
         fill_copy<false>(to + TOKENS * p.kv.dim * 2, values, bytes, full, lane);
@@ -33,16 +44,14 @@ __device__ __forceinline__ bool ask(const Attend& p, const Place& at, int t0, in
 }
 
 // Puts the row's own key and value into the chunk that holds them.
-template <int D, int TOKENS>
+template <int TOKENS>
 __device__ __forceinline__ void add_own(const Attend& p, uint8_t* chunk, int own, const __half* key, const __half* value) {
-    if (own < 0 || own >= TOKENS) return;
     const int pieces = p.kv.dim / 8;
     for (int i = threadIdx.x % 32; i < 2 * pieces; i += 32) {
         const bool is_v = i >= pieces;
         const int piece = is_v ? i - pieces : i;
         ((uint4*)chunk)[((is_v ? TOKENS : 0) + own) * pieces + piece] = ((const uint4*)(is_v ? value : key))[piece];
     }
-    __syncwarp();
 }
 
 // What a warp makes ready: a query head, or the row's own key or value.
@@ -73,7 +82,7 @@ __device__ __forceinline__ void take_normed(const Attend& p, const Way& way, con
 
 // Rotates this block's queries, and in the last split the row's key, which goes to the cache with the value. A warp asks for
 // what two tasks need before it begins with the first.
-template <int D, class Way>
+template <int D, int WARPS, class Way>
 __device__ __forceinline__ void rotate(const Attend& p, const Way& way, const Place& at, const float2* turns, float* x, __half* queries, __half* own) {
     constexpr int PAIRS = D / 64;  // of a lane
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = p.kv.dim, extra = at.split + 1 == at.n_splits ? 2 : 0;
@@ -85,15 +94,15 @@ __device__ __forceinline__ void rotate(const Attend& p, const Way& way, const Pl
         return Task{all_q + (size_t)at.row * p.q_stride + (at.head0 + head) * dim, &p.q_norm, queries + head * (D + 8), p.scale * LOG2_E, true};
     };
 #pragma unroll 1
-    for (int i0 = warp; i0 < at.heads + extra; i0 += 2 * ATTEND_WARPS) {
+    for (int i0 = warp; i0 < at.heads + extra; i0 += 2 * WARPS) {
         float2 value[2][PAIRS] = {};
         bool there;
         do {
             there = true;
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                if (i0 + j * ATTEND_WARPS >= at.heads + extra) continue;
-                const Task task = task_of(i0 + j * ATTEND_WARPS);
+                if (i0 + j * WARPS >= at.heads + extra) continue;
+                const Task task = task_of(i0 + j * WARPS);
 #pragma unroll
                 for (int e = 0; e < PAIRS; e++) {
                     const int2 at_pair = pair_of_elements(p.rope, lane + 32 * e);
@@ -107,7 +116,7 @@ __device__ __forceinline__ void rotate(const Attend& p, const Way& way, const Pl
         } while (!there);
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-            const int i = i0 + j * ATTEND_WARPS;
+            const int i = i0 + j * WARPS;
             if (i >= at.heads + extra) continue;
             const Task task = task_of(i);
             if (task.turns && task.norm->weight) {
@@ -135,48 +144,50 @@ __device__ __forceinline__ void rotate(const Attend& p, const Way& way, const Pl
 }
 
 // Beside the chunks.
-template <int D>
+template <int D, int WARPS>
 struct alignas(128) AttendShared {
     __half queries[16 * (D + 8)];
     __half own[2 * D];
-    float heads[ATTEND_WARPS][D];
+    float heads[WARPS][D];
     float2 turns[D / 2];
     float weights[16][32];
     bool last;
 };
 
-// The split of one place by ATTEND_WARPS warps, the block's first. `chunks`: 4 times what a chunk or a part of min(group, 16) heads
+// The split of one place by WARPS warps, the block's first. `chunks`: 4 times what a chunk or a part of min(group, 16) heads
 // of dim + 4 floats takes, the larger, up to a multiple of 128 bytes. `full`: the warp's barrier, with its parity.
-template <int D, int TOKENS, class Way>
-__device__ __forceinline__ void attend_split(const Attend& p, const Way& way, const Place& at, AttendShared<D>& sh, uint8_t* chunks, uint64_t* full,
-                                             uint32_t& parity) {
+template <int D, int TOKENS, int WARPS, class Way>
+__device__ __forceinline__ void attend_split(const Attend& p, const Way& way, const Place& at, AttendShared<D, WARPS>& sh, uint8_t* chunks,
+                                             uint64_t* full, uint32_t& parity) {
+    constexpr int V = D * ATTEND_WARPS / WARPS;
     const int dim = p.kv.dim, part_floats = dim + PART_TAIL, warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int chunk_bytes = (max(4 * TOKENS * dim, 4 * at.heads * part_floats) + 127) / 128 * 128;
     const int start = (at.first_split + at.split) * at.split_size, stop = min(start + at.split_size, at.position + 1), end = min(stop, at.position);
-    uint8_t* chunk = chunks + warp * chunk_bytes;
-    int t0 = start + warp * TOKENS;
-    bool asked = ask<TOKENS>(p, at, t0, end, chunk, full);
+    const int turn = warp % ATTEND_WARPS, share = warp / ATTEND_WARPS;
+    uint8_t* chunk = chunks + turn * chunk_bytes;
+    int t0 = start + turn * TOKENS;
+    bool asked = ask<TOKENS>(p, at, t0, end, chunk, full, share == 0);
     if (p.rope.inv_freq && (int)threadIdx.x < p.rope.pairs) sh.turns[threadIdx.x] = turn_of(p.rope, threadIdx.x, at.position);
-    for (int i = threadIdx.x; i < (16 - at.heads) * (D + 8) / 8; i += ATTEND_WARPS * 32) ((uint4*)(sh.queries + at.heads * (D + 8)))[i] = make_uint4(0, 0, 0, 0);
+    for (int i = threadIdx.x; i < (16 - at.heads) * (D + 8) / 8; i += WARPS * 32) ((uint4*)(sh.queries + at.heads * (D + 8)))[i] = make_uint4(0, 0, 0, 0);
     way.meet();
     way.wait();
-    rotate<D>(p, way, at, sh.turns, sh.heads[warp], sh.queries, sh.own);
+    rotate<D, WARPS>(p, way, at, sh.turns, sh.heads[warp], sh.queries, sh.own);
     way.meet();
-    State<D> st;
-    st.m[0] = st.m[1] = -INFINITY;
-    st.l[0] = st.l[1] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < D / 64 * 32; i++) (&st.o[0][0][0])[i] = 0.0f;
+    State<V> st(share);
 #pragma unroll 1
     while (t0 < stop) {
         if (asked) barrier_wait(full, parity), parity ^= 1;
         if (asked || t0 + TOKENS > at.position) {
-            add_own<D, TOKENS>(p, chunk, at.position - t0, sh.own, sh.own + D);
+            const int own = at.position - t0;
+            if (own >= 0 && own < TOKENS) {
+                if (share == 0) add_own<TOKENS>(p, chunk, own, sh.own, sh.own + D);
+                way.share(turn);
+            }
             take<D, TOKENS>(at, sh.queries, t0, (const __half*)chunk, dim, st);
         }
-        __syncwarp();
+        way.share(turn);
         t0 += ATTEND_WARPS * TOKENS;
-        asked = t0 < stop && ask<TOKENS>(p, at, t0, end, chunk, full);
+        asked = t0 < stop && ask<TOKENS>(p, at, t0, end, chunk, full, share == 0);
     }
 
     store_part(at, dim, st, (float*)chunk);
@@ -187,7 +198,7 @@ __device__ __forceinline__ void attend_split(const Attend& p, const Way& way, co
     const size_t head_floats = (size_t)p.splits * part_floats;
     float* mine = p.partial + ((size_t)at.row * p.q_heads + at.head0) * head_floats;
 #pragma unroll 1
-    for (int h = warp; h < at.heads; h += ATTEND_WARPS) {
+    for (int h = warp; h < at.heads; h += WARPS) {
         const float* parts = (const float*)chunks + h * part_floats;
         const float2 ml = weigh(parts, stride, ATTEND_WARPS, dim, sh.weights[h]);
         __syncwarp();
@@ -214,7 +225,7 @@ __device__ __forceinline__ void attend_split(const Attend& p, const Way& way, co
     if (!sh.last) return;
     __threadfence();
 #pragma unroll 1
-    for (int h = warp; h < at.heads; h += ATTEND_WARPS) {
+    for (int h = warp; h < at.heads; h += WARPS) {
         const float* parts = mine + h * head_floats;
         const float factor = factor_of(p, at.head0 + h, weigh(parts, part_floats, at.n_splits, dim, sh.weights[h]));
         __syncwarp();

@@ -1,8 +1,10 @@
 // The online softmax of one row's heads over chunks of keys and values, on tensor cores, and the merge of its parts.
 #pragma once
+#include <type_traits>
+
 #include "attend.cuh"
 
-constexpr int ATTEND_WARPS = 4;  // a block, or those of a larger block that attend
+constexpr int ATTEND_WARPS = 4;  // that take chunks of tokens in turn
 constexpr int MIN_SPLIT = 256, MAX_SPLITS = 32;
 constexpr int PART_TAIL = 4;  // floats of a part after its elements: m, l, and two to keep 16 bytes together
 
@@ -16,6 +18,8 @@ __device__ __forceinline__ int split_tokens(int position) {
 struct Place {
     int row, slot, position, from, kv_head, head0, heads, split, split_size, first_split, n_splits;
     uint32_t counter;  // of the splits that are finished
+
+    Place() = default;
 
     // `group` of `groups`: 16 query heads of a KV head, or what it has.
     __device__ __forceinline__ Place(const Attend& p, int row, int group, int groups, int split) : row(row), split(split) {
@@ -31,14 +35,23 @@ struct Place {
     __device__ __forceinline__ bool there() const { return slot >= 0 && split < n_splits; }
 };
 
-// The online softmax of a warp: rows g and g + 8 of the group, elements 64 j + 16 t + {0 .. 16} as o[j][i][0], [1] for i, i + 8.
-template <int D>
+// The online softmax of a warp: rows g and g + 8 of the group, elements from + 64 j + 16 t + {0 .. I} as o[j][i][0], and those 8
+// further as o[j][i][1], [2] and [3] for row g + 8. V: so many elements of each head are this warp's; V / 64 blocks of 64, or half
+// of every eight of one block. Others have the rest, and form the same weights for themselves.
+template <int V>
 struct State {
+    static constexpr int BLOCKS = V < 64 ? 1 : V / 64, I = V < 64 ? 4 : 8;
+    int from;
     float m[2], l[2];
-    float o[D / 64][8][4];
+    float o[BLOCKS][I][4];
+
+    __device__ __forceinline__ explicit State(int share) : from(V < 64 ? share / 2 * 64 + share % 2 * 4 : share * V), m{-INFINITY, -INFINITY}, l{}, o{} {}
 };
 
-__device__ __forceinline__ const uint32_t& word(const uint4& v, int i) { return ((const uint32_t*)&v)[i]; }
+template <class Words>
+__device__ __forceinline__ const uint32_t& word(const Words& v, int i) {
+    return ((const uint32_t*)&v)[i];
+}
 
 // Rotated queries as A fragments for elements 32 j .. 32 j + 31: the same order of elements as the keys.
 template <int D>
@@ -50,8 +63,8 @@ __device__ __forceinline__ void load_q(const __half* queries, int j, uint32_t q[
     q[0][1] = high.x, q[0][3] = high.y, q[1][1] = high.z, q[1][3] = high.w;
 }
 
-template <int D, int TOKENS>
-__device__ __forceinline__ void take(const Place& at, const __half* queries, int t0, const __half* chunk, int dim, State<D>& st) {
+template <int D, int TOKENS, int V>
+__device__ __forceinline__ void take(const Place& at, const __half* queries, int t0, const __half* chunk, int dim, State<V>& st) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint4 zero = make_uint4(0, 0, 0, 0);
     float s[TOKENS / 8][4] = {};
@@ -100,26 +113,27 @@ __device__ __forceinline__ void take(const Place& at, const __half* queries, int
 #pragma unroll
     for (int h = 0; h < 2; h++) st.l[h] = fmaf(st.l[h], correct[h], sum[h]);
 #pragma unroll
-    for (int j = 0; j < D / 64; j++)
+    for (int j = 0; j < State<V>::BLOCKS; j++)
 #pragma unroll
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < State<V>::I; i++)
 #pragma unroll
             for (int e = 0; e < 4; e++) st.o[j][i][e] *= correct[e / 2];
     // Tokens that are not there have no weight, but what lies in their place may be no number.
     const __half* values = chunk + TOKENS * dim;
+    using Values = typename std::conditional<V < 64, uint2, uint4>::type;
     const int low = at.from - t0, high = at.position - t0;
 #pragma unroll
     for (int n = 0; n < TOKENS / 16; n++)
 #pragma unroll
-        for (int j = 0; j < D / 64; j++) {
-            uint4 v[4];
+        for (int j = 0; j < State<V>::BLOCKS; j++) {
+            Values v[4];
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int token = 16 * n + 2 * t + e % 2 + e / 2 * 8, d = 64 * j + 8 * g;
-                v[e] = token >= low && token <= high && d < dim ? *(const uint4*)(values + token * dim + d) : zero;
+                const int token = 16 * n + 2 * t + e % 2 + e / 2 * 8, d = st.from + 64 * j + 8 * g;
+                v[e] = token >= low && token <= high && d < dim ? *(const Values*)(values + token * dim + d) : Values{};
             }
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < State<V>::I; i++) {
                 uint32_t how = i % 2 ? 0x7632 : 0x5410;
                 mma(st.o[j][i], w[n], __byte_perm(word(v[0], i / 2), word(v[1], i / 2), how),
                     __byte_perm(word(v[2], i / 2), word(v[3], i / 2), how));
@@ -128,8 +142,8 @@ __device__ __forceinline__ void take(const Place& at, const __half* queries, int
 }
 
 // One part of a row: o[dim], m, l.
-template <int D>
-__device__ __forceinline__ void store_part(const Place& at, int dim, State<D>& st, float* parts) {
+template <int V>
+__device__ __forceinline__ void store_part(const Place& at, int dim, State<V>& st, float* parts) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -137,15 +151,13 @@ __device__ __forceinline__ void store_part(const Place& at, int dim, State<D>& s
         st.l[h] += __shfl_xor_sync(0xffffffffu, st.l[h], 2);
         if (g + 8 * h >= at.heads) continue;
         float* part = parts + (g + 8 * h) * (dim + PART_TAIL);
-        if (t == 0) part[dim] = st.m[h], part[dim + 1] = st.l[h];
+        if (t == 0 && st.from == 0) part[dim] = st.m[h], part[dim + 1] = st.l[h];
 #pragma unroll
-        for (int j = 0; j < D / 64; j++)
+        for (int j = 0; j < State<V>::BLOCKS; j++)
 #pragma unroll
-            for (int i = 0; i < 16; i += 4) {
-                int d = 64 * j + 16 * t + i;
-                if (d < dim)
-                    *(float4*)(part + d) = make_float4(st.o[j][i % 8][2 * h + i / 8], st.o[j][i % 8 + 1][2 * h + i / 8],
-                                                       st.o[j][i % 8 + 2][2 * h + i / 8], st.o[j][i % 8 + 3][2 * h + i / 8]);
+            for (int i = 0; i < 16; i += i % 8 + 4 < State<V>::I ? 4 : 12 - State<V>::I) {
+                const int d = st.from + 64 * j + 16 * t + i, e = 2 * h + i / 8;
+                if (d < dim) *(float4*)(part + d) = make_float4(st.o[j][i % 8][e], st.o[j][i % 8 + 1][e], st.o[j][i % 8 + 2][e], st.o[j][i % 8 + 3][e]);
             }
     }
 }

@@ -3,8 +3,9 @@
 //   product_row       any matrices, a unit is 1 tile of 16 rows
 //   product_row_pair  gate and up with their activation, a unit is 1 tile of each
 //
-// Launch: block 32 * (min(records, 8) + 2); grid (up to units, experts used or 1); dynamic shared memory x_bytes + warps * stages *
-// slot_bytes, x_bytes = 128 * steps; stages 1..MAX_STAGES. From sm_90 on; before, the kernels are empty.
+// Launch: block 32 * (warps + 2), warps = min(records, 8); of a pair from `hidden` it may be twice that, up to 8. Grid (up to units,
+// experts used or 1); dynamic shared memory x_bytes + warps * stages * slot_bytes, x_bytes = 128 * steps; stages 1..MAX_STAGES. From
+// sm_90 on; before, the kernels are empty.
 //
 // The same sums in the same order as product_small.cu and its like. What differs is what a step of one sequence is short of, time
 // between kernels and instructions: the norm is made here, by every block for itself; a block keeps the whole row; one warp fills
@@ -35,14 +36,24 @@ struct Shared {
     float scratch[NORM_THREADS / 32];
 };
 
+// What a warp that multiplies takes: records, and of a pair both sides or, where a row is so short that there are warps enough, one.
+struct Share {
+    int parts, sides, side, part, first, last;
+
+    __device__ __forceinline__ Share(const ProductArgs& a, bool pair, int warp, int warps) {
+        const int records = records_of(a.cols);
+        parts = min(records, CHUNKS), sides = pair && warps > parts ? 2 : 1, side = warp / parts, part = warp - side * parts;
+        first = parts < CHUNKS ? part : part * records / CHUNKS, last = parts < CHUNKS ? part + 1 : (part + 1) * records / CHUNKS;
+    }
+};
+
 // One warp fills all rings: lane w that of warp w.
 template <bool PAIR>
 __device__ __forceinline__ void fill_rings(const RowArgs& a, Shared& sh, uint8_t* rings, int warps, int expert) {
-    const int lane = threadIdx.x % 32, stages = a.product.stages, records = records_of(a.product.cols);
-    const int first = warps < CHUNKS ? lane : lane * records / CHUNKS, last = warps < CHUNKS ? lane + 1 : (lane + 1) * records / CHUNKS;
+    const int lane = threadIdx.x % 32, stages = a.product.stages;
     if (lane >= warps) return;
-    Cursor c = {&a.product, PAIR, expert, first, last, steps_of(a.product.cols), blockIdx.x, gridDim.x};
-    c.half = 0;
+    const Share share(a.product, PAIR, lane, warps);
+    Cursor c = {&a.product, PAIR, share.sides == 2, expert, share.first, share.last, steps_of(a.product.cols), blockIdx.x, gridDim.x, share.side};
     c.enter();
     uint8_t* ring = rings + lane * stages * a.product.slot_bytes;
     int slot = 0, round = 0;
@@ -58,9 +69,9 @@ __device__ __forceinline__ void fill_rings(const RowArgs& a, Shared& sh, uint8_t
 
 // One warp adds the sums of a unit and stores them.
 template <bool PAIR>
-__device__ __forceinline__ void store_sums(const RowArgs& a, Shared& sh, int warps, int expert) {
+__device__ __forceinline__ void store_sums(const RowArgs& a, Shared& sh, int expert) {
     const ProductArgs& args = a.product;
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, parts = min(records_of(args.cols), CHUNKS);
     int buffer = 0;
     uint32_t parity = 0;
 #pragma unroll 1
@@ -78,7 +89,7 @@ __device__ __forceinline__ void store_sums(const RowArgs& a, Shared& sh, int war
 #pragma unroll
             for (int h = 0; h < (PAIR ? 2 : 1); ++h)
 #pragma unroll
-                for (int w = 0; w < CHUNKS; ++w) sum[h] += w < warps ? sh.partial[buffer][h][w][lane] : 0.0f;
+                for (int w = 0; w < CHUNKS; ++w) sum[h] += w < parts ? sh.partial[buffer][h][w][lane] : 0.0f;
         }
         __syncwarp();
         warp_arrive(&sh.stored[buffer], lane);
@@ -107,15 +118,16 @@ __device__ __forceinline__ void product_row_body(const RowArgs& a) {
     if (choosing) wait_for_predecessor();
     dependents_may_start();
     const int expert = a.chosen ? __ldcg(a.chosen + blockIdx.y) : 0;
-    const int records = records_of(args.cols), steps = steps_of(args.cols), slot_bytes = args.slot_bytes;
+    const int steps = steps_of(args.cols), slot_bytes = args.slot_bytes;
     __syncthreads();
     if (warp == warps) return fill_rings<PAIR>(a, sh, shared + steps * 128, warps, expert);
     if (warp > warps) {
         if (!choosing) wait_for_predecessor();
-        return store_sums<PAIR>(a, sh, warps, expert);
+        return store_sums<PAIR>(a, sh, expert);
     }
 
-    const int first = warps < CHUNKS ? warp : warp * records / CHUNKS, last = warps < CHUNKS ? warp + 1 : (warp + 1) * records / CHUNKS;
+    const Share share(args, PAIR, warp, warps);
+    const int first = share.first, last = share.last, half0 = share.sides == 2 ? share.side : 0, halves = PAIR ? share.sides == 2 ? half0 + 1 : 2 : 1;
     if (a.hidden) {
         const auto read = [](const float* from, uint32_t col) { return load_whole(from, col); };
         // As there is a warp for every record up to the eighth, each stands for up to two.
@@ -138,17 +150,17 @@ __device__ __forceinline__ void product_row_body(const RowArgs& a) {
             constexpr bool F16 = std::is_same<decltype(record), Record<KIND_F16>>::value;
             const int begin = F16 ? 4 * first : first, end = F16 ? min(4 * last, steps) : last;
 #pragma unroll 1
-            for (int half = 0; half < (PAIR ? 2 : 1); ++half) {
+            for (int half = half0; half < halves; ++half) {
                 float acc[4] = {};
 #pragma unroll 1
                 for (int r = begin; r < end; ++r) {
                     barrier_wait(&sh.full[warp][slot], parity);
-                    multiply(record, ring + slot * slot_bytes, shared + r * (F16 ? 128 : 512), F16 ? 1 : min(4, steps - 4 * r), lane, acc);
+                    multiply<1>(record, ring + slot * slot_bytes, shared + r * (F16 ? 128 : 512), F16 ? 1 : min(4, steps - 4 * r), lane, acc);
                     __syncwarp();
                     if (WARP_ARRIVALS > 1 || elected()) barrier_arrive(&sh.empty[warp][slot]);
                     if (++slot == stages) slot = 0, parity ^= 1;
                 }
-                if ((lane & 3) == 0) sh.partial[buffer][half][warp][lane >> 2] = acc[0], sh.partial[buffer][half][warp][(lane >> 2) + 8] = acc[2];
+                if ((lane & 3) == 0) sh.partial[buffer][half][share.part][lane >> 2] = acc[0], sh.partial[buffer][half][share.part][(lane >> 2) + 8] = acc[2];
             }
         });
         __syncwarp();

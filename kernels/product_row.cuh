@@ -26,7 +26,7 @@ __device__ __forceinline__ void consumers_meet(int warps) { asm volatile("bar.sy
 // A warp's way through the pieces of the units that it takes part in. With a pair, gate's pieces and then up's.
 struct Cursor {
     const ProductArgs* args;
-    bool pair;
+    bool pair, one_side;  // one_side: of a pair, this warp takes `half` alone
     int expert, first, last, steps;  // records of the warp, steps of a row
     uint32_t unit, unit_step;
     int half, piece, end;
@@ -56,10 +56,10 @@ struct Cursor {
             if (cut && piece + 1 == end) to_last(pair ? unit : unit - args->matrix[matrix_of(*args, unit)].first_unit);
             return;
         }
-        if (pair && half == 0)
+        if (pair && half == 0 && !one_side)
             half = 1;
         else
-            half = 0, unit += unit_step;
+            half = one_side ? half : 0, unit += unit_step;
         enter();
     }
 };
@@ -73,7 +73,7 @@ struct NormedRow {
     Read read;
     uint32_t pieces;
     int warp, lane, warps, n_warps;
-    Piece weight[KEPT], kept[KEPT];
+    Piece weight[KEPT] = {}, kept[KEPT] = {};  // or a loop around this keeps registers for what an earlier turn left
 
     __device__ NormedRow(const RowArgs& args, const float* hidden, int warps, Read read) : a(args), hidden(hidden), read(read), warps(warps) {
         pieces = a.product.cols / PIECE;
@@ -141,11 +141,11 @@ struct NormedRow {
     }
 };
 
-template <uint32_t K>
+template <int UNROLL, uint32_t K>
 __device__ __forceinline__ void multiply(Record<K> record, const uint8_t* slot, const uint8_t* x, int steps, int lane, float acc[4]) {
     record.open(slot, lane);
     const uint8_t* from = x + (lane & 3) * 32;
-#pragma unroll 1
+#pragma unroll UNROLL
     for (int n = 0; n < steps; ++n) {
         const uint4 b0 = *reinterpret_cast<const uint4*>(from + n * 128);
         const uint4 b1 = *reinterpret_cast<const uint4*>(from + n * 128 + 16);

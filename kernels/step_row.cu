@@ -18,7 +18,7 @@ namespace {
 
 #if BULK_COPY
 // The row as f16 in shared memory, from records, by all warps that multiply.
-__device__ __forceinline__ void take_records(const ProductArgs& a, const uint8_t* row, uint32_t probe_ns, uint8_t* x) {
+__device__ __forceinline__ void take_records(const ProductArgs& a, const uint8_t* row, uint32_t probe_ns) {
     constexpr int AT_ONCE = 4, THREADS = 32 * MULTIPLIERS;
     const int pieces = a.cols / PIECE, all = steps_of(a.cols) * (STEP_COLS / PIECE);
     const auto from = [&](int piece) { return row + (size_t)(piece / 32) * a.x_stride * 512 + piece % 32 * 16; };
@@ -38,45 +38,86 @@ __device__ __forceinline__ void take_records(const ProductArgs& a, const uint8_t
         } while (!all_there);
 #pragma unroll
         for (int j = 0; j < AT_ONCE; ++j)
-            if (begin + j * THREADS < all) *reinterpret_cast<uint4*>(x + (begin + j * THREADS) * 16) = v[j];
+            if (begin + j * THREADS < all) *reinterpret_cast<uint4*>(row_and_rings + (begin + j * THREADS) * 16) = v[j];
     }
     __syncwarp();
     consumers_meet(MULTIPLIERS);
 }
 
-__device__ __forceinline__ void take_row(const RowArgs& a, const Rows& rows, uint32_t probe_ns, uint8_t* x, float* scratch) {
-    if (!a.hidden) return take_records(a.product, rows.now(a.product.x), probe_ns, x);
-    const float* hidden = rows.now(a.hidden);
+__device__ __forceinline__ void take_row(const RowArgs& a, uint32_t probe_ns) {
+    if (!a.hidden) return take_records(a.product, sh.rows.now(a.product.x), probe_ns);
+    const float* hidden = sh.rows.now(a.hidden);
     const auto read = [](const float* from, uint32_t col) { return wait_for_piece(from, col); };
     NormedRow<1, decltype(read)> row(a, hidden, MULTIPLIERS, read);
     if (a.norm != NORM_NONE) row.fetch_weight();
     if (probe_ns) probe(hidden + a.product.cols - 1 - threadIdx.x / 32 * TILE_ROWS % a.product.cols, probe_ns);
-    row.take(x, scratch);
+    row.take(row_and_rings, sh.scratch);
 }
 
 // What attend_row.cuh asks its kernel for.
+template <int WARPS>
 struct InStep {
-    const Rows& rows;
-
     template <class T>
     __device__ __forceinline__ T* row(T* p) const {
-        return rows.now(p);
+        return sh.rows.now(p);
     }
     __device__ __forceinline__ float load(const float* p) const { return __uint_as_float(element_now(p)); }
     __device__ __forceinline__ bool there(float x) const { return __float_as_uint(x) != MISSING; }
     __device__ __forceinline__ void wait() const {}
-    __device__ __forceinline__ void meet() const { asm volatile("bar.sync 2, %0;" ::"n"(32 * ATTEND_WARPS) : "memory"); }
+    __device__ __forceinline__ void meet() const { asm volatile("bar.sync 2, %0;" ::"n"(32 * WARPS) : "memory"); }
+    __device__ __forceinline__ void share(int turn) const { chunk_meet<WARPS>(4 + turn); }
 };
+
+// MISSING to the other half for the elements of a place, and zeros to this one if the row is not there.
+template <int WARPS>
+__device__ __forceinline__ void prepare_mixed(const Attend& p, const Place& place) {
+    if (!sh.rows.hold(p.mixed.packed)) return;
+    const int col0 = place.head0 * p.kv.dim, cols = place.heads * p.kv.dim;
+    for (int i = 2 * threadIdx.x; i < cols; i += 2 * 32 * WARPS) {
+        __half* to = p.mixed.packed + x_record_at(0, col0 + i, p.mixed.stride);
+        put_element(sh.rows.other(to), MISSING);
+        if (place.slot < 0) put_element(sh.rows.now(to), 0);
+    }
+}
+
+// Tasks of an op of attention: a split of a group each.
+__device__ __forceinline__ uint32_t tasks_of(const StepOp& op) {
+    const Place any(op.attend, 0, 0, op.groups, 0);
+    return op.groups * (any.slot < 0 ? 1 : any.n_splits);
+}
+
+// A block's part of an op of attention, by all warps that multiply. `parity` of the warp's barrier, which it returns.
+template <int D, int WARPS>
+__device__ __forceinline__ uint32_t attend(int slot, uint32_t parity) {
+    const StepOp& op = sh.ops[slot];
+    const Attend& p = op.attend;
+    const uint32_t tasks = tasks_of(op);
+    // Bulk copies write where the row was.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    consumers_meet(MULTIPLIERS);
+    const int warp = threadIdx.x / 32;
+    if (warp >= WARPS) return parity;
+    const InStep<WARPS> way;
+    auto& own = *reinterpret_cast<AttendShared<D, WARPS>*>(row_and_rings);
+#pragma unroll 1
+    for (uint32_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+        if (threadIdx.x == 0) sh.place = Place(p, 0, task % op.groups, op.groups, task / op.groups);
+        way.meet();
+        if (sh.place.split == 0) prepare_mixed<WARPS>(p, sh.place);
+        if (sh.place.there()) attend_split<D, 32, WARPS>(p, way, sh.place, own, row_and_rings + sizeof(own), &sh.attended[warp % ATTEND_WARPS], parity);
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        way.meet();
+    }
+    return parity;
+}
 
 // A warp that multiplies.
 struct Multiplier {
     const StepArgs& s;
-    StepShared& sh;
-    uint8_t* x;
-    Rows rows;
     int warp, lane;
     const uint8_t* ring;
-    uint32_t at = 0, pieces = 0, units = 0;  // the place in the ring; pieces and units so far
+    uint32_t at = 0, pieces = 0;  // the place in the ring; pieces so far
+    uint32_t phases = 0;          // of `stored`, a bit each
     uint32_t attended = 0;                   // parity
 
     __device__ __forceinline__ void product(const StepOp& op, uint32_t units_before) {
@@ -84,19 +125,24 @@ struct Multiplier {
         const ProductArgs& args = a.product;
         const Deal deal(args, units_before);
         if (deal.first >= args.units) return;
-        // All are done with the row before, or with attention's memory in its place.
-        consumers_meet(MULTIPLIERS);
-        take_row(a, rows, s.probe_ns, x, sh.scratch);
+        // All that can be is done before the row is there.
         const Span part(args, deal, warp);
         const bool pair = op.kind == STEP_PAIR;
+        const uint32_t all = args.units, unit_step = deal.step();
+        const int steps = steps_of(args.cols);
+        const auto kind_of = [&](uint32_t unit) { return args.matrix[pair || unit >= all ? 0 : matrix_of(args, unit)].kind; };
+        uint32_t unit = deal.first_of(warp), kind = kind_of(unit), sum = 0;
+        // The others are done with the row before, or with attention's memory in its place.
+        consumers_meet(MULTIPLIERS);
+        take_row(a, s.probe_ns);
 #pragma unroll 1
-        for (uint32_t unit = deal.first_of(warp); unit < args.units; unit += deal.step()) {
-            const int sum = units % SUMS;
-            if (units >= SUMS) barrier_wait(&sh.stored[warp][sum], units / SUMS % 2 ^ 1);
-            with_kind(args.matrix[pair ? 0 : matrix_of(args, unit)].kind, [&](auto record) { multiply_unit(record, steps_of(args.cols), part, pair, sum); });
+        while (unit < all) {
+            barrier_wait(&sh.stored[warp][sum], phases >> sum & 1 ^ 1);
+            phases ^= 1 << sum;
+            with_kind(kind, [&](auto record) { multiply_unit(record, steps, part, pair, sum); });
             __syncwarp();
             if (WARP_ARRIVALS > 1 || elected()) barrier_arrive(&sh.summed[warp][sum]);
-            ++units;
+            unit += unit_step, kind = kind_of(unit), sum = (sum + 1) % SUMS;
         }
     }
 
@@ -113,46 +159,12 @@ struct Multiplier {
                 const int slot = pieces % SLOTS;
                 if (at + BYTES > s.ring_bytes) at = 0;
                 barrier_wait(&sh.full[warp][slot], pieces / SLOTS % 2);
-                multiply(record, ring + at, x + r * (F16 ? 128 : 512), F16 ? 1 : min(4, steps - 4 * r), lane, acc);
+                multiply<4>(record, ring + at, row_and_rings + r * (F16 ? 128 : 512), F16 ? 1 : min(4, steps - 4 * r), lane, acc);
                 __syncwarp();
                 if (WARP_ARRIVALS > 1 || elected()) barrier_arrive(&sh.empty[warp][slot]);
                 at += BYTES, ++pieces;
             }
             if ((lane & 3) == 0) sh.partial[sum][half][warp][lane >> 2] = acc[0], sh.partial[sum][half][warp][(lane >> 2) + 8] = acc[2];
-        }
-    }
-
-    // MISSING to the other half for the elements of a place, and zeros to this one if the row is not there.
-    __device__ __forceinline__ void prepare_mixed(const Attend& p, const Place& place) {
-        if (!rows.hold(p.mixed.packed)) return;
-        const int col0 = place.head0 * p.kv.dim, cols = place.heads * p.kv.dim;
-        for (int i = 2 * threadIdx.x; i < cols; i += 2 * 32 * ATTEND_WARPS) {
-            __half* to = p.mixed.packed + x_record_at(0, col0 + i, p.mixed.stride);
-            put_element(rows.other(to), MISSING);
-            if (place.slot < 0) put_element(rows.now(to), 0);
-        }
-    }
-
-    template <int D>
-    __device__ __forceinline__ void attend(const StepOp& op) {
-        const Attend& p = op.attend;
-        const Place any(p, 0, 0, op.groups, 0);
-        const uint32_t tasks = op.groups * (any.slot < 0 ? 1 : any.n_splits);
-        if (blockIdx.x >= tasks) return;
-        // Bulk copies write where the row was.
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        consumers_meet(MULTIPLIERS);
-        if (warp >= ATTEND_WARPS) return;
-        const InStep way{rows};
-        AttendShared<D>& own = *reinterpret_cast<AttendShared<D>*>(x);
-#pragma unroll 1
-        for (uint32_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-            const Place place(p, 0, task % op.groups, op.groups, task / op.groups);
-            if (place.split == 0) prepare_mixed(p, place);
-            if (!place.there()) continue;
-            attend_split<D, 32>(p, way, place, own, x + sizeof(own), &sh.attended[warp], attended);
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            way.meet();
         }
     }
 
@@ -162,12 +174,10 @@ struct Multiplier {
         for (uint32_t n = 0; n < s.n_ops; ++n) {
             const StepOp& op = sh.ops[n % OPS];
             barrier_wait(&sh.op_full[n % OPS], n / OPS % 2);
-            if (op.kind == STEP_ATTEND_64)
-                attend<64>(op);
-            else if (op.kind == STEP_ATTEND_128)
-                attend<128>(op);
-            else
+            if (op.kind <= STEP_PAIR)
                 product(op, units_before), units_before += op.row.product.units;
+            else if (blockIdx.x < tasks_of(op))
+                attended = op.kind == STEP_ATTEND_64 ? attend<64, STEP_ATTEND_64_WARPS>(n % OPS, attended) : attend<128, STEP_ATTEND_128_WARPS>(n % OPS, attended);
             __syncwarp();
             warp_arrive(&sh.op_empty[n % OPS], lane);
         }
@@ -177,7 +187,6 @@ struct Multiplier {
 // The warp that fills: lane w the ring of warp w, one more brings the ops.
 struct Filler {
     const StepArgs& s;
-    StepShared& sh;
     uint8_t* ring;  // of this lane
     int lane;
     uint32_t ops = 0, units_before = 0;
@@ -205,7 +214,7 @@ struct Filler {
             const ProductArgs& args = op.row.product;
             const Deal deal(args, units_before);
             const Span part(args, deal, lane);
-            cursor = {&args, op.kind == STEP_PAIR, 0, part.first, part.last, steps_of(args.cols), deal.first_of(lane), deal.step()};
+            cursor = {&args, op.kind == STEP_PAIR, false, 0, part.first, part.last, steps_of(args.cols), deal.first_of(lane), deal.step()};
             cursor.enter();
             units_before += args.units;
             open = cursor.there();
@@ -242,28 +251,40 @@ struct Filler {
     }
 };
 
-// The warp that adds the sums of a unit and stores them.
+// The warp that adds the sums of a unit and stores them. What it needs of the op and of the unit it has in registers before it waits
+// for the sums.
 struct Storer {
     const StepArgs& s;
-    StepShared& sh;
-    Rows rows;
     int lane;
-    uint32_t units = 0;  // of warp `lane`, so far
+    uint32_t phases = 0;  // of warp `lane`'s `summed`, a bit each
 
-    // To a row that others of this launch read, and to one that those of the next will.
-    __device__ __forceinline__ void hand_on(void* out, uint32_t x) const {
-        put_element(rows.now((uint8_t*)out), x);
-        put_element(rows.other((uint8_t*)out), MISSING);
-    }
+    // Where a matrix' results go: in this launch's half, and `other` bytes from there in the next one's.
+    struct Target {
+        Sink sink;
+        bool shared;  // others of this launch read it
+        int64_t other;
 
-    __device__ __forceinline__ void put_value(const StepOp& op, const Sink& sink, uint32_t row, float value, float before) const {
-        const ProductArgs& args = op.row.product;
+        __device__ __forceinline__ explicit Target(const ProductMatrix& m) : sink(m, 0), shared(sh.rows.hold(sink.out)) {
+            uint8_t* out = (uint8_t*)sink.out;
+            other = sh.rows.other(out) - sh.rows.now(out), sink.out = sh.rows.now(out);
+        }
+
+        // To a row that others of this launch read, and to one that those of the next will.
+        __device__ __forceinline__ void hand_on(size_t at, uint32_t x) const {
+            uint8_t* p = (uint8_t*)sink.out + at;
+            put_element(p, x);
+            put_element(p + other, MISSING);
+        }
+    };
+
+    __device__ __forceinline__ void put_value(const ProductArgs& args, const Target& target, float* also, uint32_t row, float value, float before) const {
+        const Sink& sink = target.sink;
         if (args.store == STORE_ADD) {
             // As the atomic addition of product_store.cuh rounds.
             asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(value) : "f"(before), "f"(value));
-            if (op.also && row < sink.rows) op.also[row] = value;
+            if (also && row < sink.rows) also[row] = value;
         }
-        if (!rows.hold(sink.out)) {
+        if (!target.shared) {
             if (lane >= TILE_ROWS) return;
             if (args.store != STORE_ADD)
                 put(args, sink, row, 0, value);
@@ -271,43 +292,49 @@ struct Storer {
                 ((float*)sink.out)[row] = value;
         } else if (args.store == STORE_RECORDS) {
             const uint32_t h = __half_as_ushort(__float2half_rn(value * args.store_scale)), next = __shfl_down_sync(~0u, h, 1);
-            if (row < sink.rows && row % 2 == 0) hand_on((__half*)sink.out + x_record_at(0, row, sink.stride), h | next << 16);
+            if (row < sink.rows && row % 2 == 0) target.hand_on(x_record_at(0, row, sink.stride) * 2, h | next << 16);
         } else if (row < sink.rows) {
-            hand_on((float*)sink.out + row, __float_as_uint(value));
+            target.hand_on((size_t)row * 4, __float_as_uint(value));
         }
     }
 
     __device__ __forceinline__ void product(const StepOp& op, uint32_t units_before) {
-        const ProductArgs& args = op.row.product;
-        const Deal deal(args, units_before);
+        const ProductArgs& all = op.row.product;
+        const Deal deal(all, units_before);
         const bool pair = op.kind == STEP_PAIR;
-        int team = deal.first_team;
+        ProductArgs args;
+        args.units = all.units, args.act = all.act, args.store = all.store, args.out_scale = all.out_scale, args.store_scale = all.store_scale;
+        args.alpha = all.alpha, args.limit = all.limit;
+        float* also = op.also;
+        const float* residual = sh.rows.now(op.residual);
+        int team = deal.first_team, done = 0;
 #pragma unroll 1
-        for (uint32_t unit = deal.first; unit < args.units; unit += gridDim.x) {
-            const ProductMatrix& m = args.matrix[pair ? 0 : matrix_of(args, unit)];
-            const Sink sink(m, 0);
+        for (uint32_t unit = deal.first; unit < args.units; unit += gridDim.x, ++done) {
+            const ProductMatrix& m = all.matrix[pair ? 0 : matrix_of(all, unit)];
+            const Target target(m);
             // Lanes past the tile's rows stand for none.
             const uint32_t row = lane < TILE_ROWS ? (pair ? unit : unit - m.first_unit) * TILE_ROWS + lane : ~0u;
-            float bias[2] = {sink.bias_of(row), pair ? Sink(args.matrix[1], 0).bias_of(row) : 0.0f}, sum[2] = {0.0f, 0.0f};
-            const float before = args.store == STORE_ADD && row < sink.rows ? wait_for_element(rows.now(op.residual) + row) : 0.0f;
-            const int warp0 = team * deal.parts;
+            const float bias[2] = {target.sink.bias_of(row), pair ? Sink(all.matrix[1], 0).bias_of(row) : 0.0f};
+            const float before = args.store == STORE_ADD && row < target.sink.rows ? wait_for_element(residual + row) : 0.0f;
+            const int warp0 = team * deal.parts, at = done / deal.teams % SUMS;
             const bool mine = lane >= warp0 && lane < warp0 + deal.parts;
-            if (mine) barrier_wait(&sh.summed[lane][units % SUMS], units / SUMS % 2);
+            const float* partial = &sh.partial[at][0][warp0][lane % TILE_ROWS];
+            if (mine) barrier_wait(&sh.summed[lane][at], phases >> at & 1);
             __syncwarp();
-#pragma unroll 1
-            for (int w = warp0; w < warp0 + deal.parts; ++w) {
-                const int at = __shfl_sync(~0u, units, w) % SUMS;
-                sum[0] += sh.partial[at][0][w][lane % TILE_ROWS];
-                if (pair) sum[1] += sh.partial[at][1][w][lane % TILE_ROWS];
-                if (WARP_ARRIVALS > 1) barrier_arrive(&sh.stored[w][at]);
+            float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+            for (int i = 0; i < CHUNKS; ++i) {
+                sum[0] += i < deal.parts ? partial[i * TILE_ROWS] : 0.0f;
+                if (pair) sum[1] += i < deal.parts ? partial[(MULTIPLIERS + i) * TILE_ROWS] : 0.0f;
+                if (WARP_ARRIVALS > 1 && i < deal.parts) barrier_arrive(&sh.stored[warp0 + i][at]);
             }
+            put_value(args, target, also, row, pair ? value_of_pair(args, sum, bias) : value_of(args, sum[0], bias[0]), before);
             __syncwarp();
             if (mine) {
-                if (WARP_ARRIVALS == 1) barrier_arrive(&sh.stored[lane][units % SUMS]);
-                ++units;
+                if (WARP_ARRIVALS == 1) barrier_arrive(&sh.stored[lane][at]);
+                phases ^= 1 << at;
             }
             if (++team == deal.teams) team = 0;
-            put_value(op, sink, row, pair ? value_of_pair(args, sum, bias) : value_of(args, sum[0], bias[0]), before);
         }
     }
 
@@ -324,7 +351,7 @@ struct Storer {
     }
 };
 
-__device__ __forceinline__ void init_barriers(StepShared& sh) {
+__device__ __forceinline__ void init_barriers() {
     const int i = threadIdx.x;
     if (i < MULTIPLIERS * SLOTS) fill_barrier_init(&sh.full[0][0] + i), barrier_init(&sh.empty[0][0] + i, WARP_ARRIVALS);
     if (i < MULTIPLIERS * SUMS) barrier_init(&sh.summed[0][0] + i, WARP_ARRIVALS), barrier_init(&sh.stored[0][0] + i, WARP_ARRIVALS);
@@ -340,18 +367,21 @@ __device__ __forceinline__ void init_barriers(StepShared& sh) {
 
 extern "C" __global__ void __launch_bounds__(32 * STEP_WARPS, 1) step_row(const __grid_constant__ StepArgs s) {
 #if BULK_COPY
-    extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ StepShared sh;
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    init_barriers(sh);
-    uint8_t* rings = shared + s.x_bytes;
-    if (warp == MULTIPLIERS) return Filler{s, sh, rings + lane * s.ring_bytes, lane}.run();
+    init_barriers();
+    uint8_t* rings = row_and_rings + s.x_bytes;
+    if (warp == MULTIPLIERS) return Filler{s, rings + lane * s.ring_bytes, lane}.run();
     wait_for_predecessor();
-    const Rows rows = {s.rows, s.half_bytes, __ldcg(s.turn + blockIdx.x) != 0};
-    // All but the one that fills have read whose turn it is.
+    if (threadIdx.x == 0) {
+        uint32_t* turn = s.turn + blockIdx.x;
+        sh.rows = {s.rows, s.half_bytes, __ldcg(turn)};
+        *turn = sh.rows.second ^ 1;
+    }
+    // All but the one that fills, who needs no rows.
     asm volatile("bar.sync 3, %0;" ::"n"(32 * (STEP_WARPS - 1)) : "memory");
-    if (warp < MULTIPLIERS) return Multiplier{s, sh, shared, rows, warp, lane, rings + warp * s.ring_bytes}.run();
-    if (lane == 0) s.turn[blockIdx.x] = !rows.second;
-    Storer{s, sh, rows, lane}.run();
+    if (warp < MULTIPLIERS)
+        Multiplier{s, warp, lane, rings + warp * s.ring_bytes}.run();
+    else
+        Storer{s, lane}.run();
 #endif
 }

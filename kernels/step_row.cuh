@@ -41,23 +41,13 @@ constexpr int STEP_WARPS = MULTIPLIERS + 2;
 constexpr int SLOTS = 8;         // pieces that a ring holds at the most
 constexpr int SUMS = 2;          // units of a warp whose sums may wait to be stored
 constexpr int OPS = 8;           // ops that a block knows at a time: how far the rings may run ahead
+constexpr int STEP_ATTEND_64_WARPS = 2 * ATTEND_WARPS, STEP_ATTEND_128_WARPS = 4 * ATTEND_WARPS;
 constexpr uint32_t MISSING = 0xffffffffu;
-constexpr uint32_t PATIENCE = 1u << 23;  // tries, some seconds; then an error is better than to hang
+constexpr uint64_t PATIENCE_NS = 120'000'000'000;  // then an error is better than to hang
 
 static_assert(MULTIPLIERS * 32 == NORM_THREADS, "a thread takes a piece of a row");
 static_assert(sizeof(StepOp) % 16 == 0, "brought by bulk copies");
 static_assert(sizeof(StepOp) == 352 && sizeof(StepArgs) == 48, "as src/device/cuda/params.rs has them");
-
-struct StepShared {
-    StepOp ops[OPS];
-    uint64_t op_full[OPS], op_empty[OPS];
-    uint64_t full[MULTIPLIERS][SLOTS], empty[MULTIPLIERS][SLOTS];
-    uint64_t summed[MULTIPLIERS][SUMS], stored[MULTIPLIERS][SUMS];
-    uint64_t attended[ATTEND_WARPS];
-    uint32_t held[MULTIPLIERS][SLOTS];  // bytes of the ring that a piece takes
-    float partial[SUMS][2][MULTIPLIERS][TILE_ROWS];
-    float scratch[NORM_THREADS / 32];
-};
 
 __device__ __forceinline__ uint32_t element_now(const void* p) {
     uint32_t x;
@@ -75,11 +65,20 @@ __device__ __forceinline__ void put_element(void* p, uint32_t x) { asm volatile(
 
 __device__ __forceinline__ bool there(const uint4& x) { return max(max(x.x, x.y), max(x.z, x.w)) != MISSING; }
 
-// Counts tries to read what is not there.
+__device__ __forceinline__ uint64_t clock_ns() {
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
+
+// Of who reads what is not there. Looks at the clock now and then.
 struct Patience {
     uint32_t tries = 0;
+    uint64_t since = 0;
     __device__ __forceinline__ void lose() {
-        if (++tries == PATIENCE) __trap();
+        if (++tries % 8192) return;
+        if (tries == 8192) since = clock_ns();
+        if (clock_ns() - since > PATIENCE_NS) __trap();
     }
 };
 
@@ -87,7 +86,7 @@ struct Patience {
 struct Rows {
     uint8_t* base;
     uint64_t half_bytes;
-    bool second;
+    uint32_t second;
 
     __device__ __forceinline__ bool hold(const void* p) const { return (uint64_t)((const uint8_t*)p - base) < half_bytes; }
 
@@ -102,6 +101,23 @@ struct Rows {
         return second ? p : (T*)((uint8_t*)p + half_bytes);
     }
 };
+
+struct StepShared {
+    Rows rows;
+    StepOp ops[OPS];
+    uint64_t op_full[OPS], op_empty[OPS];
+    uint64_t full[MULTIPLIERS][SLOTS], empty[MULTIPLIERS][SLOTS];
+    uint64_t summed[MULTIPLIERS][SUMS], stored[MULTIPLIERS][SUMS];
+    uint64_t attended[ATTEND_WARPS];
+    Place place;  // that attention is at
+    uint32_t held[MULTIPLIERS][SLOTS];  // bytes of the ring that a piece takes
+    float partial[SUMS][2][MULTIPLIERS][TILE_ROWS];
+    float scratch[NORM_THREADS / 32];
+};
+
+// At addresses that the compiler knows: registers are short.
+__shared__ StepShared sh;
+extern __shared__ __align__(128) uint8_t row_and_rings[];
 
 __device__ __forceinline__ float wait_for_element(const float* p) {
     Patience patience;

@@ -43,7 +43,7 @@ class Program {
         StepOp op = {};
         op.kind = p.kv.dim <= 64 ? STEP_ATTEND_64 : STEP_ATTEND_128, op.groups = groups;
         op.attend = p;
-        x_bytes_ = std::max(x_bytes_, chunks + (int)(p.kv.dim <= 64 ? sizeof(AttendShared<64>) : sizeof(AttendShared<128>)));
+        x_bytes_ = std::max(x_bytes_, chunks + (int)(p.kv.dim <= 64 ? sizeof(AttendShared<64, STEP_ATTEND_64_WARPS>) : sizeof(AttendShared<128, STEP_ATTEND_128_WARPS>)));
         ops_.push_back(op);
     }
 
