@@ -19,8 +19,6 @@ struct Place {
     int row, slot, position, from, kv_head, head0, heads, split, split_size, first_split, n_splits;
     uint32_t counter;  // of the splits that are finished
 
-    Place() = default;
-
     // `group` of `groups`: 16 query heads of a KV head, or what it has.
     __device__ __forceinline__ Place(const Attend& p, int row, int group, int groups, int split) : row(row), split(split) {
         const int all = p.q_heads / p.kv.heads, per_head = (all + 15) / 16, first = group % per_head * 16;
@@ -192,7 +190,7 @@ __device__ __forceinline__ float factor_of(const Attend& p, int head, float2 ml)
     return own / fmaf(ml.y, own, exp2f(sink - top));
 }
 
-__device__ __forceinline__ void finish(const Attend& p, const Mixed& mixed, int row, int head, int d, float4 o, float factor) {
-    put_mixed(mixed, row, head * p.kv.dim + d, p.q_stride, o.x * factor, o.y * factor);
-    put_mixed(mixed, row, head * p.kv.dim + d + 2, p.q_stride, o.z * factor, o.w * factor);
+__device__ __forceinline__ void finish(const Attend& p, int row, int head, int d, float4 o, float factor) {
+    put_mixed(p.mixed, row, head * p.kv.dim + d, p.q_stride, o.x * factor, o.y * factor);
+    put_mixed(p.mixed, row, head * p.kv.dim + d + 2, p.q_stride, o.z * factor, o.w * factor);
 }

@@ -6,7 +6,7 @@
 #include <cuda_runtime.h>
 #include <functional>
 
-#include "../../kernels/product_row.cuh"
+#include "../../kernels/product_layout.cuh"
 #include "reference.hpp"
 
 #define CHECK(call)                                                                              \
@@ -33,6 +33,15 @@ struct PrepareArgs {
     const int* places;
     uint32_t cols, in_stride, out_stride, copies, norm, format;
     float eps, scale;
+};
+
+struct RowArgs {
+    ProductArgs product;
+    const float *hidden, *norm_weight, *norm_bias;
+    const int* chosen;
+    uint32_t norm;
+    float eps;
+    uint32_t x_per_expert, pad;
 };
 
 extern "C" __global__ void repack(const __grid_constant__ RepackArgs args);
@@ -209,26 +218,21 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     return p;
 }
 
-// Numbers the units of one row's product.
-inline void number_units(ProductArgs& a) {
-    const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
-    a.units = a.slot_bytes = 0;
-    for (uint32_t i = 0; i < a.matrices; ++i) {
-        a.matrix[i].first_unit = pair ? 0 : a.units;
-        if (!pair || i == 0) a.units += a.matrix[i].tiles;
-        a.slot_bytes = std::max(a.slot_bytes, a.matrix[i].piece_bytes);
-    }
-}
-
 // product_row.cu: a ring of `ring` bytes a block, up to `blocks` blocks of 8 warps a multiprocessor.
 inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_t stream) {
     ProductArgs& a = r.product;
     const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
-    number_units(a);
-    const int warps = std::min(8, records_of(a.cols)), stage = warps * a.slot_bytes;
-    a.stages = std::max(2, std::min(16, ring / stage));
+    uint32_t units = 0;
+    a.slot_bytes = 0;
+    for (uint32_t i = 0; i < a.matrices; ++i) {
+        a.matrix[i].first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += a.matrix[i].tiles;
+        a.slot_bytes = std::max(a.slot_bytes, a.matrix[i].piece_bytes);
+    }
+    const int parts = std::min(8, records_of(a.cols)), warps = pair && parts <= 3 && r.hidden ? 2 * parts : parts, stage = warps * a.slot_bytes;
+    a.units = units, a.stages = std::max(2, std::min(16, ring / stage));
     const size_t shared = steps_of(a.cols) * 128 + a.stages * stage;
-    launch(pair ? product_row_pair : product_row, dim3(std::min<int>(a.units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
+    launch(pair ? product_row_pair : product_row, dim3(std::min<int>(units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
 }
 
 // product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; a ring for `blocks` of them a multiprocessor; kernel null where there is no room.

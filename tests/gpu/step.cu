@@ -1,14 +1,15 @@
 // A decode step of one sequence at the sizes of real models, with made-up weights: the product's kernels in the order in which
-// src/device/cuda queues them, in a graph. Tries ways to cut the kernels, checks that they give the same bits, and says what each
+// src/device/cuda queues them, in a graph. Checks that both ways to make products give the same bits, and with `parts` says what each
 // kind of kernel costs: the step's time less that of the step without it.
 //
-//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu kernels/{prepare,product_small,product_row,attend_decode,step_row,sample}.cu
-//   step (check | time | beside) [model ..]
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu kernels/{prepare,product_small,product_row,attend_decode,sample}.cu
+//   step [parts] [model ..]
 #include <functional>
 #include <memory>
 #include <string>
 
-#include "program.hpp"
+#include "../../kernels/attend.cuh"
+#include "bench.hpp"
 
 struct DrawSpec {
     int slot, output;
@@ -27,6 +28,8 @@ struct Sample {
 
 extern "C" __global__ void attend_decode_d64(const Attend p);
 extern "C" __global__ void attend_decode_d128(const Attend p);
+extern "C" __global__ void attend_decode_d64_few(const Attend p);
+extern "C" __global__ void attend_decode_d128_few(const Attend p);
 extern "C" __global__ void sample(const Sample p);
 
 namespace {
@@ -61,9 +64,6 @@ int ring_kb(int cols, bool f16) { return cols > 8192 ? 72 : cols > 4096 ? 48 : c
 
 struct Way {
     bool row = false;  // product_row in place of prepare and product_small
-    bool one = false;            // all in one kernel, step_row
-    int ring_limit = 16384, probe_ns = 0;
-    Program* program = nullptr;  // takes the kernels in place of the stream
 };
 
 struct Step {
@@ -87,8 +87,7 @@ struct Step {
     int* row;
     float* frequencies;
     DrawSpec* draw;
-    size_t weight_bytes = 0, scratch_bytes = 64 << 20;
-    uint8_t* scratch;  // what other kernels write
+    size_t weight_bytes = 0;
 
     template <class T>
     T* take(size_t count, bool random = false) {
@@ -145,7 +144,7 @@ struct Step {
         for (int i = 0; i < s.dim / 2; ++i) f[i] = std::pow(1e4f, -2.0f * i / s.dim);
         frequencies = take<float>(f.size());
         CHECK(cudaMemcpy(frequencies, f.data(), f.size() * 4, cudaMemcpyHostToDevice));
-        draw = take<DrawSpec>(1), scratch = take<uint8_t>(scratch_bytes);
+        draw = take<DrawSpec>(1);
         CHECK(cudaDeviceSynchronize());
     }
 
@@ -177,11 +176,10 @@ struct Step {
         RowArgs r = {};
         r.product = a;
         if (!in.records) r.hidden = hidden, r.norm_weight = in.norm, r.norm = 1, r.eps = 1e-5f;
-        if (way.program) return way.program->add(r, part == HEAD);
         run_row(r, ring_kb(a.cols, linears[0]->m.kind == KIND_F16) << 10, 2, true, stream);
     }
 
-    void attend(const Way& way, int layer, cudaStream_t stream) {
+    void attend(int layer, cudaStream_t stream) {
         Attend p = {};
         p.q = q, p.k = k, p.v = v, p.slot = row, p.position = row + 1, p.partial = partial, p.finished = counters;
         p.mixed.packed = (__half*)input, p.mixed.stride = 8;
@@ -192,54 +190,32 @@ struct Step {
         while (splits * 256 < position + 1 && splits < 32) splits *= 2;
         p.splits = splits;
         const size_t shared = 4 * std::max(4 * 32 * s.dim, (4 * (s.heads / s.kv_heads) * (s.dim + 4) + 127) / 128 * 128);
-        if (way.program) return way.program->add(p, s.kv_heads * ((s.heads / s.kv_heads + 15) / 16), shared);
-        launch(s.dim == 64 ? attend_decode_d64 : attend_decode_d128, dim3(splits, s.kv_heads, 1), 128, shared, p, true, stream);
+        // As src/device/cuda/attend.rs chooses.
+        const bool few = s.heads / s.kv_heads >= 4 && splits * s.kv_heads <= multiprocessors();
+        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, 1),
+               few ? 256 : 128, shared, p, true, stream);
     }
 
     // `without` names one kind of kernel to leave out.
-    void queue_layers(const Way& w, const std::string& without, cudaStream_t stream) {
+    void queue(const Way& w, const std::string& without, cudaStream_t stream) {
         for (int i = 0; i < s.layers; ++i) {
             Layer& l = layers[i];
             if (without != "qkv") product(w, {&l.q, &l.k, &l.v}, {q, k, v}, {nullptr, l.norm[0]}, STORE_F32, QKV, stream);
-            if (without != "attend") attend(w, i, stream);
+            if (without != "attend") attend(i, stream);
             if (without != "o") product(w, {&l.o}, {hidden}, {input, nullptr}, STORE_ADD, O, stream);
             if (without != "pair") product(w, {&l.gate, &l.up}, {ffn, ffn}, {nullptr, l.norm[1]}, STORE_RECORDS, PAIR, stream);
             if (without != "down") product(w, {&l.down}, {hidden}, {ffn, nullptr}, STORE_ADD, DOWN, stream);
         }
         if (without != "head") product(w, {&head}, {logits}, {nullptr, head_norm}, STORE_F32, HEAD, stream);
-    }
-
-    void queue_sample(cudaStream_t stream) {
-        uint32_t* o = outputs;
-        launch(sample, dim3(64, 1), 256, 0, Sample{logits, draw, o + 1024, (uint64_t*)(o + 256), o, o + 1, o + 2, s.vocab, 64}, true, stream);
-    }
-
-    typedef std::function<void(cudaStream_t)> Queue;
-
-    // What queues a step: its kernels, or their program in one.
-    Queue queue_of(const Way& w, const std::string& without = "") {
-        std::shared_ptr<Program> program;
-        if (w.one) {
-            program.reset(new Program);
-            program->ring_limit = w.ring_limit, program->probe_ns = w.probe_ns;
-            Way into = w;
-            into.program = program.get();
-            queue_layers(into, without, 0);
-            program->finish();
+        if (without != "sample") {
+            uint32_t* o = outputs;
+            launch(sample, dim3(64, 1), 256, 0, Sample{logits, draw, o + 1024, (uint64_t*)(o + 256), o, o + 1, o + 2, s.vocab, 64}, true, stream);
         }
-        return [=](cudaStream_t stream) {
-            if (program)
-                program->launch(stream);
-            else
-                queue_layers(w, without, stream);
-            if (without != "sample") queue_sample(stream);
-        };
     }
 
     double time(const Way& w, const std::string& without = "") {
         reset();
-        const Queue queue = queue_of(w, without);
-        return time_graph(1, [&](int, cudaStream_t stream) { queue(stream); });
+        return time_graph(1, [&](int, cudaStream_t stream) { queue(w, without, stream); });
     }
 
     std::vector<float> result(const Way& w) {
@@ -248,9 +224,8 @@ struct Step {
         CHECK(cudaDeviceSynchronize());
         cudaStream_t stream;
         CHECK(cudaStreamCreate(&stream));
-        const Queue queue = queue_of(w);
         // Each goes on from what the one before left.
-        for (int i = 0; i < 3; ++i) queue(stream);
+        for (int i = 0; i < 3; ++i) queue(w, "", stream);
         CHECK(cudaStreamSynchronize(stream));
         CHECK(cudaStreamDestroy(stream));
         return read();
@@ -284,72 +259,25 @@ void report(const char* name, Step& step, const Way& w, const std::vector<float>
     std::fflush(stdout);
 }
 
-// Two models' steps beside each other, again and again: each kernel waits for blocks of its own, and must not wait for room that the
-// other's hold.
-void beside(const Shape& shape) {
-    constexpr int STEPS = 300;
-    Step steps[2] = {{shape, 100}, {shape, 700}};
-    std::vector<float> want[2];
-    cudaStream_t streams[3];
-    for (auto& stream : streams) CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    for (bool one : {false, true}) {
-        Way way;
-        way.row = true, way.one = one;
-        Step::Queue queues[2];
-        for (int i = 0; i < 2; ++i) steps[i].reset(), queues[i] = steps[i].queue_of(way);
-        CHECK(cudaDeviceSynchronize());
-        for (int n = 0; n < STEPS; ++n) {
-            for (int i = 0; i < 2; ++i) queues[i](streams[i]);
-            if (one && n % 10 == 0) scramble<<<2000, 256, 0, streams[2]>>>((uint32_t*)steps[0].scratch, steps[0].scratch_bytes / 4);
-        }
-        CHECK(cudaDeviceSynchronize());
-        for (int i = 0; i < 2; ++i) {
-            const auto got = steps[i].read();
-            if (one) std::printf("%s beside another, %d steps: %s\n", shape.name, STEPS, std::memcmp(got.data(), want[i].data(), 4 * got.size()) ? "UNLIKE" : "same bits");
-            want[i] = got;
-        }
-    }
-    for (auto& stream : streams) CHECK(cudaStreamDestroy(stream));
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
     cudaDeviceProp properties;
     CHECK(cudaGetDeviceProperties(&properties, 0));
     std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
-    const std::string what = argc > 1 ? argv[1] : "time";
+    const bool parts = argc > 1 && std::string(argv[1]) == "parts";
     for (const Shape& s : SHAPES) {
-        bool wanted = argc < 3;
-        for (int i = 2; i < argc; ++i) wanted |= s.name == std::string(argv[i]);
+        bool wanted = argc < 2 + parts;
+        for (int i = 1 + parts; i < argc; ++i) wanted |= s.name == std::string(argv[i]);
         if (!wanted) continue;
-        if (what == "beside") {
-            beside(s);
-            continue;
-        }
         for (int position : {100, 4096}) {
             Step step(s, position);
             std::printf("%s at %d: %.0f MB\n", s.name, position, step.weight_bytes / 1e6);
-            Way before, row, one;
-            row.row = one.row = one.one = true;
+            Way before, row;
+            row.row = true;
             const auto want = step.result(before);
-            if (what == "check") {
-                report("row", step, row, want, false);
-                report("one kernel", step, one, want, false);
-                continue;
-            }
-            report("row", step, row, want, true);
-            report("one kernel", step, one, want, true);
-            for (int ns : {32, 200}) {
-                Way other = one;
-                other.probe_ns = ns;
-                report(("one kernel, probe " + std::to_string(ns)).c_str(), step, other, want, false);
-            }
-            for (int ring : {6912, 9216}) {
-                Way other = one;
-                other.ring_limit = ring;
-                report(("one kernel, ring " + std::to_string(ring)).c_str(), step, other, want, false);
-            }
+            report("prepare + product_small", step, before, want, parts);
+            report("row", step, row, want, parts);
         }
     }
     return 0;

@@ -11,8 +11,10 @@ use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
 
 /// Columns in which products step: a packed row must be full up to a multiple of it.
 const STEP_COLS: usize = 64;
-/// Warps of a block in decoding.
+/// Warps of a block in decoding that take chunks in turn.
 const DECODE_WARPS: usize = 4;
+/// Query heads of a block from which twice the warps were faster (tests/bench/gpu-decode.md).
+const FEW_HEADS: usize = 4;
 /// Query heads that a block takes together in decoding.
 const HEADS_TOGETHER: usize = 16;
 /// Above the shared memory that attention's kernels declare.
@@ -145,9 +147,15 @@ impl Run<'_> {
     fn attend_rows(&self, heads: Heads, p: &params::Attend) -> Result<()> {
         let group = heads.q / heads.kv;
         let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
-        let name = format!("attend_decode_d{width}");
         let shared = asked_bytes(heads).1;
         let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
-        self.launch("attend_decode", &name, grid, (32 * DECODE_WARPS as u32, shared as u32), p)
+        // Where the card waits for a few blocks with some heads each, twice the warps share a block's work; the sums are the same.
+        let blocks = grid.iter().product::<usize>();
+        let few = width <= 128 && group >= FEW_HEADS && blocks <= self.weights.gpu.card.multiprocessors;
+        let (name, warps) = match few {
+            true => (format!("attend_decode_d{width}_few"), 2 * DECODE_WARPS),
+            false => (format!("attend_decode_d{width}"), DECODE_WARPS),
+        };
+        self.launch("attend_decode", &name, grid, (32 * warps as u32, shared as u32), p)
     }
 }

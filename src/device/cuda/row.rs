@@ -16,6 +16,8 @@ const WARPS: usize = 8;
 /// Warps beside those: one asks for weights, one stores sums.
 const HELPERS: usize = 2;
 const MAX_STAGES: usize = 16;
+/// Records of a row up to which gate and up by warps of their own are faster.
+const SHORT_RECORDS: usize = 3;
 /// Blocks of eight warps that a multiprocessor takes of one launch.
 const BLOCKS: usize = 2;
 const STEP_COLS: usize = 64;
@@ -53,7 +55,9 @@ impl Run<'_> {
         group: &Group,
     ) -> Result<()> {
         let units = Kernel { way: Way::Small, pair, wide: false }.number_units(&mut args);
-        let warps = records(args.cols as usize).clamp(1, WARPS);
+        let parts = records(args.cols as usize).clamp(1, WARPS);
+        // Of a short row, gate and up have warps of their own. They share the row, so only where they make it together.
+        let warps = if pair && parts <= SHORT_RECORDS && group.x.plain.is_some() { 2 * parts } else { parts };
         let piece = sizes.iter().map(|p| p.piece_bytes).max().unwrap_or(1);
         args.slot_bytes = piece as u32;
         let f16 = sizes.iter().any(|p| p.kind == 0);
