@@ -20,15 +20,6 @@ static void expect(bool ok, const char* what, const std::string& where, double f
     if (!ok) ++failures, std::printf("FAIL %s %s: %g\n", where.c_str(), what, figure);
 }
 
-static std::vector<float> random_x(int tokens, int cols, uint32_t seed) {
-    std::mt19937 rng(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> x((size_t)tokens * cols);
-    for (auto& v : x) v = normal(rng);
-    for (int m = 0; m < tokens; ++m) x[(size_t)m * cols + rng() % cols] *= 40.0f;
-    return x;
-}
-
 static Buffer<uint8_t>* prepared(const Buffer<float>& x, int tokens, int cols, int stride, uint32_t format) {
     const size_t bytes = format == 2 ? (size_t)records_of(cols) * stride * 512 : (size_t)steps_of(cols) * stride * 128 + 128 * 128;
     auto* out = new Buffer<uint8_t>(bytes);
@@ -37,23 +28,11 @@ static Buffer<uint8_t>* prepared(const Buffer<float>& x, int tokens, int cols, i
     return out;
 }
 
-static double relative(const std::vector<float>& got, const std::vector<double>& want) {
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < want.size(); ++i) error += (got[i] - want[i]) * (got[i] - want[i]), norm += want[i] * want[i];
-    return std::isfinite(error) ? std::sqrt(error / norm) : 1e9;
-}
-
 struct Case {
     uint32_t type;
     int rows, cols;
     std::string name() const { return std::string(type_of(type).name) + " " + std::to_string(rows) + "x" + std::to_string(cols); }
 };
-
-static std::vector<uint32_t> bits(const std::vector<float>& v) {
-    std::vector<uint32_t> b(v.size());
-    std::memcpy(b.data(), v.data(), v.size() * 4);
-    return b;
-}
 
 struct Matrix {
     std::vector<double> weights;

@@ -162,3 +162,24 @@ inline std::vector<double> dequantise_all(const Type& type, const std::vector<ui
     for (size_t i = 0; i < raw.size() / type.bytes; ++i) dequantise(type.number, &raw[i * type.bytes], &y[i * type.cols]);
     return y;
 }
+
+inline std::vector<float> random_x(int tokens, int cols, uint32_t seed) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> x((size_t)tokens * cols);
+    for (auto& v : x) v = normal(rng);
+    for (int m = 0; m < tokens; ++m) x[(size_t)m * cols + rng() % cols] *= 40.0f;
+    return x;
+}
+
+inline double relative(const std::vector<float>& got, const std::vector<double>& want) {
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) error += (got[i] - want[i]) * (got[i] - want[i]), norm += want[i] * want[i];
+    return std::isfinite(error) ? std::sqrt(error / norm) : 1e9;
+}
+
+inline std::vector<uint32_t> bits(const std::vector<float>& v) {
+    std::vector<uint32_t> b(v.size());
+    std::memcpy(b.data(), v.data(), v.size() * 4);
+    return b;
+}
