@@ -161,7 +161,8 @@ struct Record {
         }
     }
 
-    // What a lane takes from memory for a step; of F16, which needs no unpacking, nothing.
+    // What a lane takes from memory for a step, besides `d`: read ahead, so that nobody waits for it. Of F16, which needs no
+    // unpacking, nothing.
     struct Raw {
         uint32_t low[8], high2[2], s[2];
     };
@@ -200,27 +201,6 @@ struct Record {
             load_scales(n, s);
             convert<FROM, COUNT>(s, low, high2, a);
         }
-    }
-
-    // What one step takes from memory, besides `d`: read ahead, so that nobody waits for it.
-    struct Taken {
-        uint32_t low[8], high2[2], s[2];
-    };
-
-    __device__ __forceinline__ void take(int n, Taken& t) {
-        if constexpr (K != KIND_F16) {
-            if constexpr (P.step != 0) load16(t.low, low_bits + n * P.step + lane * 16);
-            if constexpr (P.step == 1024) load16(t.low + 4, low_bits + n * P.step + 512 + lane * 16);
-            if constexpr (P.high2 != 0) load8(t.high2, base + P.high2_at() + (n >> 1) * 512 + lane * 16 + (n & 1) * 8);
-            if constexpr (P.high1 != 0) high = load4(base + P.high1_at() + lane * 16 + n * 4);
-            load_scales(n, t.s);
-        }
-    }
-
-    // COUNT of its fragments from FROM on.
-    template <int FROM, int COUNT>
-    __device__ __forceinline__ void fragments_of(const Taken& t, uint32_t (*a)[4]) const {
-        convert<FROM, COUNT>(t.s, t.low, t.high2, a);
     }
 
     // Those fragments, from what a step takes from memory; `d` and `high` as well.

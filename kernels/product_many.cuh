@@ -116,17 +116,6 @@ __device__ void fill_activations(const Many<T, PAIR, N>& p) {
     }
 }
 
-template <int HALF, int N, int T>
-__device__ __forceinline__ void multiply_half(const uint32_t (&a)[T][2][4], uint64_t descriptor, float (&acc)[T][N / 2]) {
-    wgmma_fence();
-#pragma unroll
-    for (int ks = 0; ks < 2; ++ks)
-#pragma unroll
-        for (int i = 0; i < T; ++i) wgmma<N>(acc[i], a[i][ks], descriptor + 4 * HALF + 2 * ks);
-    wgmma_commit();
-    wgmma_wait<1>();
-}
-
 // The sums may take the place of the ring.
 __device__ __forceinline__ void all_have_read() {
     asm volatile("bar.sync 1, 256;" ::: "memory");
@@ -185,7 +174,7 @@ struct Reader {
         for (int i = 0; i < T; ++i) record[i].template unpack<0, 2>(n, raw[i], a[i]);
         if (s % X_STEPS == 0) barrier_wait(&p.full[turn.slot], turn.parity);
         const uint64_t descriptor = wgmma_descriptor(p.x(turn.slot) + s % X_STEPS * p.x_step);
-        multiply_half<0, N>(a, descriptor, acc);
+        multiply_fragments<N>(acc, a, descriptor);
         if (before >= 0) warp_arrive(&p.empty[before], lane);
         before = -1;
 #pragma unroll
@@ -198,7 +187,7 @@ struct Reader {
             if (++piece < last) open();
         }
         if (piece < last) fetch();
-        multiply_half<1, N>(b, descriptor, acc);
+        multiply_fragments<N>(acc, b, descriptor + 4);
     }
 };
 

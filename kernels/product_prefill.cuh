@@ -1,17 +1,17 @@
 // y = W x for a prompt's rows, on Hopper's tensor cores (wgmma, sm_90a alone; elsewhere the kernels do nothing and product_batch
-// serves). product_prefill.cu makes the kernels for many rows (N = 128), product_prefill_few.cu those for few (N = 16, 32, 64):
+// serves). product_prefill.cu makes the kernels for many rows (N = 128), product_prefill_N.cu those for few (N = 16, 32, 64):
 //
 //   product_prefill[_N]       any matrices, a unit is 8 tiles of 16 rows
 //   product_prefill_wide      any matrices, a unit is 16 tiles: for launches that fill the card anyway
 //   product_prefill[_N]_pair  gate and up with their activation, a unit is 8 tiles of each
 //
-// Launch: block 384; grid (items, or without items ceil(tokens / N); units) for N = 128, else (units; the other); dynamic shared memory 1024 + stages * N * 128 + weight_stages * 8 * T *
-// slot_bytes, T = 1, 2, 2, and at least 1024 + T * N * 640; stages 2..8; weight_stages 2..8, for F16 better 4. x: panels. An item has
-// at most N rows and starts at a multiple of 8.
+// Launch: block 384; grid (items, or without items ceil(tokens / N); units) for N = 128, else (units; the other); dynamic shared
+// memory 1024 + stages * N * 128 + weight_stages * 8 * T * slot_bytes, T = 1, 2, 2, and at least 1024 + T * N * 640; stages 2..8;
+// weight_stages 2..8, for F16 better 4. x: panels. An item has at most N rows and starts at a multiple of 8.
 //
 // Two warpgroups of 64 T rows each take weights as A from registers, dequantised there, so they never pass through shared memory
-// as f16; activations are B, N tokens by 64 columns a stage, copied as they lie. The next step is dequantised while the last one is multiplied. A token's result depends on the columns' order alone: not on the other
-// tokens, nor on how a prompt is cut, nor on N.
+// as f16; activations are B, N tokens by 64 columns a stage, copied as they lie. The next step is dequantised while the last one
+// is multiplied. A token's result depends on the columns' order alone: not on the other tokens, nor on how a prompt is cut, nor on N.
 #pragma once
 #include "product_async.cuh"
 #include "product_dequant.cuh"
@@ -109,25 +109,7 @@ __device__ __forceinline__ void half_step(Record<K> (&record)[T], int n, uint64_
     uint32_t a[T][2][4];
 #pragma unroll
     for (int i = 0; i < T; ++i) record[i].template fragments<2 * HALF, 2>(n, a[i]);
-    wgmma_fence();
-#pragma unroll
-    for (int ks = 0; ks < 2; ++ks)
-#pragma unroll
-        for (int i = 0; i < T; ++i) wgmma<N>(acc[i], a[i][ks], descriptor + 4 * HALF + 2 * ks);
-    wgmma_commit();
-    wgmma_wait<1>();
-}
-
-// The fragments' columns times the activations at `descriptor`; what was begun before is over then.
-template <int N, int T, int COUNT>
-__device__ __forceinline__ void multiply(float (&acc)[T][N / 2], const uint32_t (&a)[T][COUNT][4], uint64_t descriptor) {
-    wgmma_fence();
-#pragma unroll
-    for (int ks = 0; ks < COUNT; ++ks)
-#pragma unroll
-        for (int i = 0; i < T; ++i) wgmma<N>(acc[i], a[i][ks], descriptor + 2 * ks);
-    wgmma_commit();
-    wgmma_wait<1>();
+    multiply_fragments<N>(acc, a, descriptor + 4 * HALF);
 }
 
 // All columns for this warp's T tiles.
@@ -166,7 +148,7 @@ template <int T, bool PAIR, int N, uint32_t K>
 __device__ __forceinline__ void consume_ahead(const Prompt<T, PAIR, N>& p, const Record<K>&, int warp, int lane, float (&acc)[T][N / 2]) {
     constexpr int STEPS = piece_steps(K);
     Record<K> record[T];
-    typename Record<K>::Taken taken[T];
+    typename Record<K>::Raw raw[T];
     Turn x(p.args.stages), weights(p.args.weight_stages);
     int before = -1, piece = 0, n = 0, left = p.steps;
     auto open = [&] {
@@ -176,7 +158,7 @@ __device__ __forceinline__ void consume_ahead(const Prompt<T, PAIR, N>& p, const
     };
     auto take = [&] {
 #pragma unroll
-        for (int i = 0; i < T; ++i) record[i].take(n, taken[i]);
+        for (int i = 0; i < T; ++i) record[i].fetch(n, raw[i]);
     };
     // Takes the next step's weights, when this one's have become fragments.
     auto advance = [&] {
@@ -202,23 +184,23 @@ __device__ __forceinline__ void consume_ahead(const Prompt<T, PAIR, N>& p, const
         while (left > 0) {
             const uint64_t descriptor = wgmma_descriptor(p.x0 + x.slot * p.X_BYTES);
 #pragma unroll
-            for (int i = 0; i < T; ++i) record[i].template fragments_of<0, 2>(taken[i], a[0][i]);
+            for (int i = 0; i < T; ++i) record[i].template unpack<0, 2>(0, raw[i], a[0][i]);
             barrier_wait(&p.full[x.slot], x.parity);
-            multiply<N>(acc, a[0], descriptor);
+            multiply_fragments<N>(acc, a[0], descriptor);
 #pragma unroll
-            for (int i = 0; i < T; ++i) record[i].template fragments_of<2, 2>(taken[i], a[1][i]);
+            for (int i = 0; i < T; ++i) record[i].template unpack<2, 2>(0, raw[i], a[1][i]);
             advance();
-            multiply<N>(acc, a[1], descriptor + 4);
+            multiply_fragments<N>(acc, a[1], descriptor + 4);
             done();
         }
     } else {
         uint32_t even[T][4][4], odd[T][4][4];
         auto step = [&](uint32_t (&a)[T][4][4]) {
 #pragma unroll
-            for (int i = 0; i < T; ++i) record[i].template fragments_of<0, 4>(taken[i], a[i]);
+            for (int i = 0; i < T; ++i) record[i].template unpack<0, 4>(0, raw[i], a[i]);
             advance();
             barrier_wait(&p.full[x.slot], x.parity);
-            multiply<N>(acc, a, wgmma_descriptor(p.x0 + x.slot * p.X_BYTES));
+            multiply_fragments<N>(acc, a, wgmma_descriptor(p.x0 + x.slot * p.X_BYTES));
             done();
         };
 #pragma unroll 1

@@ -75,6 +75,18 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(const void* shared) {
     return (uint64_t)((shared_address(shared) & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
+// The products of T tiles' fragments, COUNT for each, with the columns at `descriptor`; what was begun before is over then.
+template <int N, int T, int COUNT>
+__device__ __forceinline__ void multiply_fragments(float (&acc)[T][N / 2], const uint32_t (&a)[T][COUNT][4], uint64_t descriptor) {
+    wgmma_fence();
+#pragma unroll
+    for (int ks = 0; ks < COUNT; ++ks)
+#pragma unroll
+        for (int i = 0; i < T; ++i) wgmma<N>(acc[i], a[i][ks], descriptor + 2 * ks);
+    wgmma_commit();
+    wgmma_wait<1>();
+}
+
 // A place in a ring of slots, and the parity of its barrier's phase.
 struct Turn {
     int slot = 0, slots;
