@@ -61,3 +61,28 @@ __device__ __forceinline__ uint32_t pack(float x, float y) {
     __half2 h = __floats2half2_rn(x, y);
     return *(uint32_t*)&h;
 }
+
+// One tile's scores s, of rows g and g + 8 with the highest `top` that each lane has seen, become the weights w of a product, with
+// their sums; m is the highest so far, and `correct` what all before has to be multiplied by.
+template <int N>
+__device__ __forceinline__ void weigh_scores(float (&s)[N][4], float (&top)[2], float (&m)[2], float (&correct)[2], float (&sum)[2], uint32_t (&w)[N / 2][4]) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
+        float base = top[h] == -INFINITY ? 0.0f : top[h];
+        correct[h] = exp2f(m[h] - base);
+        m[h] = top[h];
+        top[h] = base;
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            s[n][i] = exp2f(s[n][i] - top[i / 2]);
+            sum[i / 2] += s[n][i];
+        }
+        w[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1]);
+        w[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3]);
+    }
+}

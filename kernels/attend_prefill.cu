@@ -62,26 +62,8 @@ __device__ __forceinline__ void attend_tile(const Attend& p) {
                 top[h] = fmaxf(top[h], s[n][i]);
             }
         float correct[2], sum[2] = {0.0f, 0.0f};
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
-            top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-            float base = top[h] == -INFINITY ? 0.0f : top[h];
-            correct[h] = exp2f(m[h] - base);
-            m[h] = top[h];
-            top[h] = base;
-        }
         uint32_t w[TILE / 16][4];
-#pragma unroll
-        for (int n = 0; n < TILE / 8; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                s[n][i] = exp2f(s[n][i] - top[i / 2]);
-                sum[i / 2] += s[n][i];
-            }
-            w[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1]);
-            w[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3]);
-        }
+        weigh_scores(s, top, m, correct, sum, w);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);

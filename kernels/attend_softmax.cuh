@@ -88,26 +88,8 @@ __device__ __forceinline__ void take(const Place& at, const __half* queries, int
             top[e / 2] = fmaxf(top[e / 2], s[i][e]);
         }
     float correct[2], sum[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
-        top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-        float base = top[h] == -INFINITY ? 0.0f : top[h];
-        correct[h] = exp2f(st.m[h] - base);
-        st.m[h] = top[h];
-        top[h] = base;
-    }
     uint32_t w[TOKENS / 16][4];
-#pragma unroll
-    for (int i = 0; i < TOKENS / 8; i++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            s[i][e] = exp2f(s[i][e] - top[e / 2]);
-            sum[e / 2] += s[i][e];
-        }
-        w[i / 2][i % 2 * 2] = pack(s[i][0], s[i][1]);
-        w[i / 2][i % 2 * 2 + 1] = pack(s[i][2], s[i][3]);
-    }
+    weigh_scores(s, top, st.m, correct, sum, w);
 #pragma unroll
     for (int h = 0; h < 2; h++) st.l[h] = fmaf(st.l[h], correct[h], sum[h]);
 #pragma unroll
