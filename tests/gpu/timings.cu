@@ -65,6 +65,19 @@ struct Setup {
         return a;
     }
 
+    // The same as experts of `s.rows` rows each, for items of `most` rows at the most.
+    ProductArgs experts(int i, const Shape& s, const Buffer<ProductItem>& items, int most) const {
+        ProductArgs a = copy(i);
+        for (int m = 0; m < 2; ++m) {
+            const uint8_t* from = a.matrix[m].weights;
+            a.matrix[m] = describe(a.matrix[m].kind, s.rows, s.cols);
+            a.matrix[m].weights = from, a.matrix[m].expert_bytes = (uint64_t)tiles_of(s.rows) * a.matrix[m].tile_bytes;
+            a.matrix[m].out = y->data, a.matrix[m].out_stride = s.rows;
+        }
+        a.items = items.data, a.tokens = most;
+        return a;
+    }
+
     double time(Path path, int stages, int calls, bool dependent) const {
         return time_graph(calls, [&](int i, cudaStream_t stream) { run(plan_for(copy(i), path, 0, stages), dependent, stream); });
     }
@@ -141,17 +154,7 @@ void time_experts(const Shape& s) {
     for (const auto& i : items)
         for (int from = 0; from < i.count; from += 8) eights.push_back({i.expert, i.x_row + from, i.out_row + from, std::min(8, i.count - from)});
     Buffer<ProductItem> device_items(items), device_eights(eights);
-    auto args = [&](int i, const Buffer<ProductItem>& of, int most) {
-        ProductArgs a = setup.copy(i);
-        for (int m = 0; m < 2; ++m) {
-            const uint8_t* weights = a.matrix[m].weights;
-            a.matrix[m] = describe(a.matrix[m].kind, s.rows, s.cols);
-            a.matrix[m].weights = weights, a.matrix[m].expert_bytes = (uint64_t)tiles_of(s.rows) * a.matrix[m].tile_bytes;
-            a.matrix[m].out = setup.y->data, a.matrix[m].out_stride = s.rows;
-        }
-        a.items = of.data, a.tokens = most;
-        return a;
-    };
+    auto args = [&](int i, const Buffer<ProductItem>& of, int most) { return setup.experts(i, s, of, most); };
     std::printf("%-22s %d rows in %d, %.0f MB  ", s.model, all, experts, setup.bytes / 1e6);
     for (Path path : {Path::small, Path::split}) {
         const auto& of = path == Path::small ? device_eights : device_items;
@@ -245,17 +248,7 @@ void time_prompt_experts(const Shape& s, int rows) {
     for (int n : {16, 32, 64, 128}) {
         const ExpertRows of(rows, n);
         Buffer<ProductItem> items(of.items);
-        auto args = [&](int i) {
-            ProductArgs a = setup.copy(i);
-            for (int m = 0; m < 2; ++m) {
-                const uint8_t* weights = a.matrix[m].weights;
-                a.matrix[m] = describe(a.matrix[m].kind, s.rows, s.cols);
-                a.matrix[m].weights = weights, a.matrix[m].expert_bytes = (uint64_t)tiles_of(s.rows) * a.matrix[m].tile_bytes;
-                a.matrix[m].out = setup.y->data, a.matrix[m].out_stride = s.rows;
-            }
-            a.items = items.data, a.tokens = n;
-            return a;
-        };
+        auto args = [&](int i) { return setup.experts(i, s, items, n); };
         if (n == 128) {
             std::printf("  | prefill %.1f", time_graph(4, [&](int i, cudaStream_t stream) { run(plan_for(args(i), Path::prefill, (int)items.count), true, stream); }));
             if (!s.pair) std::printf(" wide %.1f", time_graph(4, [&](int i, cudaStream_t stream) { run(plan_for(args(i), Path::prefill_wide, (int)items.count), true, stream); }));
