@@ -10,6 +10,7 @@ mod context;
 mod facts;
 mod group;
 mod inference;
+mod layout;
 mod load;
 mod model;
 mod outbox;

@@ -6,11 +6,12 @@
 //! the page has written it, or after it was found to hold the very tokens that stand there ([`super::prefix`]).
 
 use super::group::Group;
-use super::prefix::{Block, Prefixes};
+use super::layout::{Layout, Rules};
+use super::prefix::{Block, Prefixes, block_count};
 use super::sync::lock;
 use crate::device::KvMemory;
 use crate::error::{Error, Result};
-use crate::plan::{KvGroup, Limits, PAGE_TOKENS, PageTable, Plan};
+use crate::plan::{Limits, PAGE_TOKENS, PageTable, Plan};
 use std::sync::{Arc, Mutex};
 
 /// Blocks that nobody holds are kept while the pool need not grow for it beyond so many tokens.
@@ -23,12 +24,12 @@ pub struct Lease {
     pub table: Arc<PageTable>,
     /// The full pages of the prompt, which others may share; empty where pages are not shared.
     pub chain: Vec<Arc<Block>>,
+    /// The pages of each group that are nobody else's.
+    private: Vec<Vec<u32>>,
 }
 
 pub struct Pages {
-    groups: Vec<KvGroup>,
-    /// Tokens of one sequence that are computed at once, at most.
-    chunk_tokens: usize,
+    rules: Rules,
     /// Whether prompts that begin alike share pages.
     shares: bool,
     pool: Mutex<Pool>,
@@ -43,16 +44,11 @@ struct Pool {
 }
 
 impl Pages {
-    /// `share`: prompts that begin alike share pages, where the model allows it: a page of a windowed group is overwritten.
+    /// `share`: prompts that begin alike share pages.
     pub fn new(plan: &Plan, limits: &Limits, kv: Arc<dyn KvMemory>, share: bool) -> Self {
         let groups = plan.kv_groups.iter().map(|_| Group::default()).collect();
         let pool = Pool { kv: Some(kv), leases: 0, groups, prefixes: Prefixes::default() };
-        Self {
-            shares: share && plan.kv_groups.iter().all(|g| g.window.is_none()),
-            groups: plan.kv_groups.clone(),
-            chunk_tokens: limits.batch_tokens,
-            pool: Mutex::new(pool),
-        }
+        Self { rules: Rules::new(plan, limits), shares: share, pool: Mutex::new(pool) }
     }
 
     /// Pages for `prompt` and all that follows it up to `tokens` in all: all or nothing.
@@ -60,16 +56,25 @@ impl Pages {
         let mut pool = lock(&self.pool);
         let kv = pool.kv.clone().ok_or_else(unloaded)?;
         let shared = if self.shares { prompt } else { &[] };
-        let mut chain = pool.prefixes.hold_known(shared);
-        let wanted = self.groups.iter().map(|g| g.pages_for(tokens, self.chunk_tokens).saturating_sub(chain.len()));
-        let wanted: Vec<usize> = wanted.collect();
-        if let Err(error) = pool.make_room(&*kv, &wanted) {
-            pool.release(&chain);
-            return Err(Error::new(error.code(), format!("no KV memory for {tokens} tokens now: {error}")));
+        let mut chain = pool.prefixes.known(shared);
+        let known = chain.len();
+        chain.truncate(self.rules.usable(&chain));
+        pool.prefixes.hold(&chain);
+        let lengths = (prompt.len(), tokens);
+        let generous = self.rules.kept(chain.len(), known, block_count(shared));
+        // Where memory is short, what others might want is not kept.
+        for kept in [generous, Vec::new()] {
+            let layout = Layout::new(&self.rules, lengths, chain.len(), kept);
+            match pool.make_room(&*kv, &layout.wanted()) {
+                Ok(()) => return Ok(pool.hand_out(shared, chain, &layout)),
+                Err(error) if layout.is_frugal() => {
+                    pool.release(&chain);
+                    return Err(Error::new(error.code(), format!("no KV memory for {tokens} tokens now: {error}")));
+                }
+                Err(_) => {}
+            }
         }
-        pool.leases += 1;
-        let table = pool.hand_out(shared, &mut chain, wanted);
-        Ok(Lease { id: pool.leases, table: Arc::new(table), chain })
+        Err(Error::unknown("no layout of a sequence's pages was tried"))
     }
 
     pub fn give_back(&self, lease: Lease) {
@@ -77,8 +82,8 @@ impl Pages {
         for block in &lease.chain {
             block.disclaim(lease.id);
         }
-        for (group, pages) in pool.groups.iter_mut().zip(&lease.table.groups) {
-            group.give_back(&pages[lease.chain.len()..]);
+        for (group, pages) in pool.groups.iter_mut().zip(&lease.private) {
+            group.give_back(pages);
         }
         pool.release(&lease.chain);
     }
@@ -134,23 +139,25 @@ impl Pool {
         groups.into_iter().try_for_each(|(index, (group, &n))| group.grow(n, |pages| kv.resize(index, pages)))
     }
 
-    /// Adds the missing blocks of `prompt` to `chain`; the table is the chain's pages, and private ones behind them.
-    fn hand_out(&mut self, prompt: &[u32], chain: &mut Vec<Arc<Block>>, mut wanted: Vec<usize>) -> PageTable {
-        let groups = &mut self.groups;
-        let mut page = || {
-            let pages = groups.iter_mut().zip(&mut wanted).map(|(group, n)| {
-                *n -= 1;
-                group.take(1)[0]
+    /// The pages of a layout, once there is room for them; `chain` gets the blocks of its own.
+    fn hand_out(&mut self, prompt: &[u32], mut chain: Vec<Arc<Block>>, layout: &Layout) -> Lease {
+        let Self { groups, prefixes, .. } = self;
+        let mut wanted = layout.wanted();
+        let mut pages = |n: usize| {
+            let groups = groups.iter_mut().zip(&mut wanted).zip(layout.keepers(n));
+            let pages = groups.map(|((group, left), keeps)| {
+                let page = if keeps { group.take(1).pop() } else { None };
+                *left -= usize::from(page.is_some());
+                page
             });
             pages.collect()
         };
-        self.prefixes.add_new(prompt, chain, &mut page);
-        let private = self.groups.iter_mut().zip(wanted).map(|(group, n)| group.take(n));
-        let table = private.enumerate().map(|(index, private)| {
-            let shared = chain.iter().map(|block| block.pages[index]);
-            shared.chain(private).collect()
-        });
-        PageTable { groups: table.collect() }
+        prefixes.add_new(prompt, &mut chain, layout.own_blocks(), &mut pages);
+        let private: Vec<Vec<u32>> = groups.iter_mut().zip(wanted).map(|(group, n)| group.take(n)).collect();
+        let table = private.iter().enumerate().map(|(index, turns)| layout.table(index, &chain, turns));
+        let table = Arc::new(PageTable { groups: table.collect() });
+        self.leases += 1;
+        Lease { id: self.leases, table, chain, private }
     }
 
     fn release(&mut self, chain: &[Arc<Block>]) {
@@ -170,9 +177,9 @@ impl Pool {
     }
 }
 
-/// Frees a block's page of each group.
-fn free(groups: &mut [Group], pages: &[u32]) {
+/// Frees a block's page of each group that has one.
+fn free(groups: &mut [Group], pages: &[Option<u32>]) {
     for (group, page) in groups.iter_mut().zip(pages) {
-        group.give_back(std::slice::from_ref(page));
+        group.give_back(page.as_slice());
     }
 }

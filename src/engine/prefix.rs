@@ -1,6 +1,6 @@
 //! Prompts that begin alike share the pages of their beginning.
 //!
-//! A block is one full page of a prompt in every group. It is found again by its tokens and the block before it, compared
+//! A block is one full page of a prompt in every group that keeps it. It is found again by its tokens and the block before it, compared
 //! as they are and not by a hash, so that no prompt can be made to look like another. A block is listed as soon as a sequence is
 //! to compute it: prompts that start together wait for the first of them. What nobody holds stays until its pages are
 //! needed, and goes least recently used first, a block always before the one that it follows.
@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// A full page of a prompt, in each group.
+/// A full page of a prompt.
 pub struct Block {
     id: u64,
-    pub pages: Vec<u32>,
+    /// In each group; none in a windowed one that has used it for what follows.
+    pub pages: Vec<Option<u32>>,
     /// Its keys and values are in its pages.
     ready: AtomicBool,
     /// The lease of the sequence that computes it; 0 for none.
@@ -21,6 +22,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// Whether every group has kept its page.
+    pub fn is_whole(&self) -> bool {
+        self.pages.iter().all(Option::is_some)
+    }
+
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
@@ -70,28 +76,42 @@ impl Prefixes {
         self.idle.len()
     }
 
-    /// The blocks that are known of a prompt's beginning, held for the caller.
-    pub fn hold_known(&mut self, prompt: &[u32]) -> Vec<Arc<Block>> {
+    /// The blocks that are known of a prompt's beginning.
+    pub fn known(&self, prompt: &[u32]) -> Vec<Arc<Block>> {
         let mut chain: Vec<Arc<Block>> = Vec::new();
         for tokens in blocks(prompt) {
             let before = chain.last().map_or(START, |block| block.id);
-            let Some(entry) = self.ids.get(&(before, *tokens)).and_then(|id| self.entries.get_mut(id)) else { break };
-            if entry.holders == 0 {
-                self.idle.remove(&entry.since);
-            }
-            entry.holders += 1;
+            let Some(entry) = self.ids.get(&(before, *tokens)).and_then(|id| self.entries.get(id)) else { break };
             chain.push(entry.block.clone());
         }
         chain
     }
 
-    /// Lists the blocks of `prompt` that are not in `chain`, with pages from `page`, and adds them to it.
-    pub fn add_new(&mut self, prompt: &[u32], chain: &mut Vec<Arc<Block>>, page: &mut dyn FnMut() -> Vec<u32>) {
-        for tokens in blocks(prompt).skip(chain.len()) {
+    /// Holds them.
+    pub fn hold(&mut self, chain: &[Arc<Block>]) {
+        for block in chain {
+            let Some(entry) = self.entries.get_mut(&block.id) else { continue };
+            if entry.holders == 0 {
+                self.idle.remove(&entry.since);
+            }
+            entry.holders += 1;
+        }
+    }
+
+    /// Lists the next `count` blocks of `prompt` behind `chain` and adds them to it; `pages` gives the pages of the n-th. One that is
+    /// listed already, but of no use to this prompt, is not found again.
+    pub fn add_new(
+        &mut self,
+        prompt: &[u32],
+        chain: &mut Vec<Arc<Block>>,
+        count: usize,
+        pages: &mut dyn FnMut(usize) -> Vec<Option<u32>>,
+    ) {
+        for (n, tokens) in blocks(prompt).skip(chain.len()).take(count).enumerate() {
             self.clock += 1;
             let key = (chain.last().map_or(START, |block| block.id), *tokens);
             let (ready, claim) = (AtomicBool::new(false), AtomicU64::new(0));
-            let block = Arc::new(Block { id: self.clock, pages: page(), ready, claim });
+            let block = Arc::new(Block { id: self.clock, pages: pages(n), ready, claim });
             self.ids.insert(key, block.id);
             self.entries.insert(block.id, Entry { key, block: block.clone(), holders: 1, since: 0 });
             chain.push(block);
@@ -99,7 +119,7 @@ impl Prefixes {
     }
 
     /// Lets go of a chain; `free` gets the pages of blocks that are of no use to anybody.
-    pub fn release(&mut self, chain: &[Arc<Block>], free: &mut dyn FnMut(&[u32])) {
+    pub fn release(&mut self, chain: &[Arc<Block>], free: &mut dyn FnMut(&[Option<u32>])) {
         for block in chain.iter().rev() {
             let Some(entry) = self.entries.get_mut(&block.id) else { continue };
             entry.holders -= 1;
@@ -117,18 +137,25 @@ impl Prefixes {
     }
 
     /// Gives up the block that was let go first. False if somebody holds all of them.
-    pub fn evict(&mut self, free: &mut dyn FnMut(&[u32])) -> bool {
+    pub fn evict(&mut self, free: &mut dyn FnMut(&[Option<u32>])) -> bool {
         let Some((_, id)) = self.idle.pop_first() else { return false };
         self.forget(id, free);
         true
     }
 
-    fn forget(&mut self, id: u64, free: &mut dyn FnMut(&[u32])) {
+    fn forget(&mut self, id: u64, free: &mut dyn FnMut(&[Option<u32>])) {
         if let Some(entry) = self.entries.remove(&id) {
-            self.ids.remove(&entry.key);
+            if self.ids.get(&entry.key) == Some(&id) {
+                self.ids.remove(&entry.key);
+            }
             free(&entry.block.pages);
         }
     }
+}
+
+/// How many blocks a prompt has.
+pub fn block_count(prompt: &[u32]) -> usize {
+    blocks(prompt).count()
 }
 
 /// The full pages of a prompt, but for its last token, which is always computed: somebody wants its logits.
@@ -142,17 +169,18 @@ mod tests {
     use super::*;
 
     fn hold(all: &mut Prefixes, prompt: &[u32], next: &mut u32) -> Vec<Arc<Block>> {
-        let mut chain = all.hold_known(prompt);
-        let page = &mut || {
+        let mut chain = all.known(prompt);
+        all.hold(&chain);
+        let pages = &mut |_| {
             *next += 1;
-            vec![*next]
+            vec![Some(*next)]
         };
-        all.add_new(prompt, &mut chain, page);
+        all.add_new(prompt, &mut chain, usize::MAX, pages);
         chain
     }
 
     fn pages(chain: &[Arc<Block>]) -> Vec<u32> {
-        chain.iter().map(|b| b.pages[0]).collect()
+        chain.iter().filter_map(|b| b.pages[0]).collect()
     }
 
     #[test]
@@ -178,14 +206,15 @@ mod tests {
         let chain = hold(&mut all, &prompt, &mut next);
         chain[..2].iter().for_each(|b| b.set_ready());
         let mut freed = Vec::new();
-        all.release(&chain, &mut |pages| freed.extend_from_slice(pages));
+        all.release(&chain, &mut |pages| freed.extend(pages.iter().flatten()));
         assert_eq!((freed.as_slice(), all.idle_count()), ([3].as_slice(), 2));
-        let again = all.hold_known(&prompt);
+        let again = all.known(&prompt);
+        all.hold(&again);
         assert_eq!((again.len(), all.idle_count()), (2, 0));
         assert!(!all.evict(&mut |_| ()));
         all.release(&again, &mut |_| ());
         freed.clear();
-        while all.evict(&mut |pages| freed.extend_from_slice(pages)) {}
+        while all.evict(&mut |pages| freed.extend(pages.iter().flatten())) {}
         assert_eq!(freed, [2, 1]);
         assert!(all.ids.is_empty() && all.entries.is_empty());
     }

@@ -12,6 +12,11 @@ fn setup() -> Setup {
     Setup { depth: 2, windows: vec![None, None], ..Setup::default() }
 }
 
+/// Models that look back over everything, over windows, and both.
+fn kinds() -> [Vec<Option<usize>>; 4] {
+    [vec![None, None], vec![None, Some(40)], vec![Some(33), None, Some(100)], vec![Some(1)]]
+}
+
 fn prefilled(fake: &Fake) -> usize {
     fake.prefilled.load(Ordering::SeqCst) as usize
 }
@@ -22,16 +27,21 @@ fn prompt(n: u64) -> (String, u64) {
     (format!("{}{}", &prefix[..prefix.len() - n as usize % 50], n % 7), n)
 }
 
-fn alone(n: u64) -> String {
-    let (model, _) = Setup { shares_prefixes: false, ..setup() }.load();
+fn alone(windows: &[Option<usize>], n: u64) -> String {
     let (prompt, seed) = prompt(n);
-    read(&start(&model, &prompt, 60, seed).expect("memory")).expect("text")
+    unshared(&Setup { windows: windows.to_vec(), ..setup() }, &prompt, 60, seed)
+}
+
+/// What a model says that shares nothing.
+fn unshared(setup: &Setup, prompt: &str, tokens: u32, seed: u64) -> String {
+    let (model, _) = Setup { shares_prefixes: false, ..setup.clone() }.load();
+    read(&start(&model, prompt, tokens, seed).expect("memory")).expect("text")
 }
 
 #[test]
 fn a_prompt_that_was_computed_is_found() {
-    for depth in [1, 2] {
-        let (model, fake) = Setup { depth, ..setup() }.load();
+    for (depth, windows) in [1, 2].into_iter().flat_map(|depth| kinds().map(|windows| (depth, windows))) {
+        let (model, fake) = Setup { depth, windows, ..setup() }.load();
         let long = PREFIX.repeat(4);
         let first = read(&start(&model, &long, 60, 0).expect("memory")).expect("text");
         assert_eq!(prefilled(&fake), long.len());
@@ -58,26 +68,57 @@ fn what_starts_together_is_computed_once() {
 
 #[test]
 fn who_waits_takes_over_from_one_that_is_cancelled() {
-    let slow = Setup { step: Duration::from_millis(2), batch_tokens: 16, ..setup() };
-    let (model, fake) = slow.load();
-    let long = PREFIX.repeat(6);
-    let first = start(&model, &long, 20, 0).expect("memory");
-    let second = start(&model, &long, 20, 0).expect("memory");
-    until("the first is under way", || prefilled(&fake) > 100);
-    drop(first);
-    let text = read(&second).expect("text");
-    let (model, _) = Setup { shares_prefixes: false, ..setup() }.load();
-    assert_eq!(text, read(&start(&model, &long, 20, 0).expect("memory")).expect("text"));
+    for windows in kinds() {
+        let slow = Setup { step: Duration::from_millis(2), batch_tokens: 16, windows, ..setup() };
+        let (model, fake) = slow.load();
+        let long = PREFIX.repeat(6);
+        let first = start(&model, &long, 20, 0).expect("memory");
+        let second = start(&model, &long, 20, 0).expect("memory");
+        until("the first is under way", || prefilled(&fake) > 100);
+        drop(first);
+        let text = read(&second).expect("text");
+        assert_eq!(text, unshared(&slow, &long, 20, 0));
+        assert!(second.reused_tokens() >= 96, "{}", second.reused_tokens());
+    }
+}
+
+/// `tokens` letters, others for another `seed`.
+fn letters(tokens: usize, seed: u64) -> String {
+    let mut state = seed;
+    (0..tokens).map(|_| (b'a' + (random(&mut state) % 26) as u8) as char).collect()
 }
 
 #[test]
-fn windowed_models_share_nothing() {
-    let (model, _) = Setup { windows: vec![None, Some(64)], ..setup() }.load();
-    for _ in 0..2 {
-        let inference = start(&model, &PREFIX.repeat(3), 10, 0).expect("memory");
-        read(&inference).expect("text");
+fn a_window_keeps_the_beginning_of_a_long_prompt_and_where_prompts_part() {
+    let setup = Setup { windows: vec![None, Some(100)], batch_tokens: 500, context: 20_000, ..setup() };
+    let (model, _) = setup.load();
+    let common = letters(10_000, 1);
+    // The first keeps its beginning and its end, and knows of no branch; the second finds one, and keeps what is before it.
+    for (n, found) in [(0, 0), (1, 8192), (2, 9984), (2, 11_040)] {
+        let prompt = format!("{common}{}", letters(1050, 100 + n));
+        let inference = start(&model, &prompt, 20, n).expect("memory");
+        assert_eq!(read(&inference).expect("text"), unshared(&setup, &prompt, 20, n), "{n}");
+        assert_eq!(inference.reused_tokens(), found, "{n}");
+    }
+}
+
+#[test]
+fn a_window_keeps_no_more_than_there_is_room_for() {
+    // Its own five pages would do.
+    let setup = Setup { windows: vec![Some(100)], batch_tokens: 24, most_pages: 12, ..setup() };
+    let (model, _) = setup.load();
+    let prompt = letters(1000, 5);
+    let both: Vec<Inference> = (0..2).map(|_| start(&model, &prompt, 20, 0).expect("room for both")).collect();
+    for inference in &both {
+        assert_eq!(read(inference).expect("text"), unshared(&setup, &prompt, 20, 0));
         assert_eq!(inference.reused_tokens(), 0);
     }
+    drop(both);
+    let short = letters(100, 6);
+    read(&start(&model, &short, 20, 0).expect("room")).expect("text");
+    let again = start(&model, &short, 20, 0).expect("room");
+    read(&again).expect("text");
+    assert_eq!(again.reused_tokens(), 96);
 }
 
 #[test]
@@ -93,9 +134,16 @@ fn kept_pages_give_way() {
 
 #[test]
 fn texts_are_the_same_with_shared_pages() {
-    let texts: Vec<String> = (0..150).map(alone).collect();
+    for windows in kinds() {
+        texts_are_the_same_over(&windows);
+    }
+}
+
+fn texts_are_the_same_over(windows: &[Option<usize>]) {
+    let texts: Vec<String> = (0..150).map(|n| alone(windows, n)).collect();
     for (depth, batch_tokens, most_pages) in [(1, 24, 400), (2, 50, 70), (2, 300, 10_000)] {
-        let (model, fake) = Setup { depth, batch_tokens, most_pages, ..setup() }.load();
+        let windows = windows.to_vec();
+        let (model, fake) = Setup { depth, batch_tokens, most_pages, windows, ..setup() }.load();
         std::thread::scope(|s| {
             for thread in 0..6 {
                 let (model, texts) = (&model, &texts);

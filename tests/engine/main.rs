@@ -71,7 +71,7 @@ fn load_unshared(context: &Context, path: &Path) -> Model {
 fn sixty_four_at_once_each_as_if_alone() {
     let _turn = TURN.write();
     let context = context();
-    for name in ["llama-f32", "gptoss-f32", "llama-256-q4_k"] {
+    for name in ["llama-f32", "gptoss-f32", "gemma3-f32", "llama-256-q4_k"] {
         let plain = load_unshared(&context, &model_path(name));
         let alone: Vec<String> =
             (0..64).map(|n| read(&mut start(&plain, n).expect("memory")).expect("a text")).collect();

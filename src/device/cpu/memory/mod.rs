@@ -47,7 +47,8 @@ impl KvPool {
     pub fn new(plan: &Plan, limits: &Limits, account: &'static Account) -> Result<Self> {
         let machine = machine_bytes();
         let groups = plan.kv_groups.iter().map(|group| {
-            let each = group.pages_for(plan.context, limits.batch_tokens) as u64;
+            // A windowed group keeps more pages than a sequence looks at, for others whose prompts begin alike.
+            let each = plan.context.div_ceil(PAGE_TOKENS) as u64;
             let page_bytes = group.page_bytes(limits.kv_type);
             let useful = (machine / page_bytes.max(1) as u64).saturating_add(1);
             let pages = each.saturating_mul(limits.sequences as u64).min(useful).min(u64::from(u32::MAX));
