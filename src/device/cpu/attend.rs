@@ -44,7 +44,7 @@ impl Context<'_> {
         let grids = outs.map(|out| {
             let (width, at) = (widths[i], i);
             i += 1;
-            Grid::new(out, width, width, self.block(n, widths[at].max(widths[0]), n_embd))
+            Grid::new(out, width, width, self.block([n, widths[at].max(widths[0]), n_embd], integers))
         });
         self.pool.each(grids, |thread, _, (which, mut tile)| {
             self.tile(linears[which], 0, input, &mut tile, room(&b.rooms, thread).split().1);

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 
 /// The most elements of a tile of a matrix product.
 pub const TILE_ELEMENTS: usize = 1 << 14;
+/// The same where weights are not quantised.
+pub const FLOAT_TILE: usize = 48 << 10;
 /// Bytes of logits that are computed at once, where a row is not larger.
 const LOGIT_BYTES: usize = 8 << 20;
 /// Bytes that a batch's activations may take before the batch is made smaller.
@@ -42,6 +44,8 @@ impl Sizes {
         let widest = [rows * plan.n_embd, rows * plan.q_width, ffn_rows * plan.ffn_width, pairs * plan.n_embd];
         let planes = widest.into_iter().max().unwrap_or(0);
         let integers = plan.weights.iter().any(|w| isa.form(w.ty) == Form::Planes);
+        let floats = plan.weights.iter().any(|w| w.rows > 1 && isa.form(w.ty) == Form::Float);
+        let tile = if floats { FLOAT_TILE } else { TILE_ELEMENTS };
         let dim = plan.kv_groups.iter().map(|g| g.heads.dim).max().unwrap_or(0);
         Self {
             rows,
@@ -49,8 +53,8 @@ impl Sizes {
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
             planes: if integers { planes } else { 0 },
             both: if integers && isa.reads_both() { planes } else { 0 },
-            room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
-            tile: TILE_ELEMENTS.max(dim),
+            room: plan.weights.iter().map(|w| isa.room(w.ty, w.cols)).max().unwrap_or(0).max(plan.n_embd),
+            tile: tile.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
             threads,
         }

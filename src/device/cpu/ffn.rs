@@ -57,7 +57,7 @@ impl Context<'_> {
         self.norm(norm, &b.hidden[..len], &mut b.x[..len], integers, &mut b.planes);
         let input = b.planes.input(&b.x[..len], n_embd, integers);
         let width = up.rows.len();
-        let block = self.block(b.rows.len(), width, n_embd);
+        let block = self.block([b.rows.len(), width, n_embd], integers);
         let grid = Grid::new(&mut b.ffn[..b.rows.len() * width], width, width, block);
         let gated = Gated { gate, up, activation };
         self.pool.each(grid, |thread, _, mut tile| {
@@ -87,7 +87,8 @@ impl Context<'_> {
         let experts = step.router.rows.len();
         let input = b.planes.input(&b.x[..n * n_embd], n_embd, integers);
         self.linear(&step.router, input, &mut b.router[..n * experts], &b.rooms);
-        let longest = self.block(pairs, step.up.rows.len(), n_embd)[0];
+        let longest =
+            self.block([pairs, step.up.rows.len(), n_embd], self.integers(&[step.gate.weight, step.up.weight]))[0];
         b.routing.choose(&b.router[..n * experts], experts, step.used, longest);
         self.gather(b, pairs);
         self.expert_gate_up(step, b, pairs);
@@ -109,7 +110,7 @@ impl Context<'_> {
         self.quantise(&b.pairs[..pairs * n_embd], n_embd, integers, &mut b.planes);
         let input = b.planes.input(&b.pairs[..pairs * n_embd], n_embd, integers);
         let width = step.up.rows.len();
-        let block = self.block(pairs, width, n_embd)[1];
+        let block = self.block([pairs, width, n_embd], integers)[1];
         let (routing, rooms) = (&b.routing, &b.rooms);
         let grid = Grid::listed(&mut b.ffn[..pairs * width], width, &routing.blocks, block);
         let gated = Gated { gate: Some(&step.gate), up: &step.up, activation: step.activation };
@@ -125,7 +126,7 @@ impl Context<'_> {
         self.quantise(&b.ffn[..pairs * cols], cols, integers, &mut b.planes);
         let input = b.planes.input(&b.ffn[..pairs * cols], cols, integers);
         let (routing, rooms) = (&b.routing, &b.rooms);
-        let block = self.block(pairs, width, cols)[1];
+        let block = self.block([pairs, width, cols], integers)[1];
         let grid = Grid::listed(&mut b.pairs[..pairs * width], width, &routing.blocks, block);
         self.pool.each(grid, |thread, _, mut tile| {
             let expert = routing.block_experts[tile.block()];

@@ -3,7 +3,7 @@
 //! How the tiles are cut depends on the number of rows and of threads; no value does, because a kernel
 //! gives an element the same bits in any tile.
 
-use super::buffers::{Room, TILE_ELEMENTS};
+use super::buffers::{FLOAT_TILE, Room, TILE_ELEMENTS};
 use super::pool::{Grid, Pool, Tile};
 use super::simd::{Form, Input, Isa};
 use super::weights::ModelWeights;
@@ -24,6 +24,10 @@ pub struct Context<'a> {
 const INPUT_BYTES: usize = 256 << 10;
 /// The outputs that kernels like best to have together.
 const PANEL: usize = 32;
+/// Tokens of a tile of floats at the most: weights are turned for each tile.
+const FLOAT_ROWS: usize = FLOAT_TILE / 128;
+/// The tokens that kernels of floats like to have together.
+const FLOAT_TOKENS: usize = 6;
 
 impl Context<'_> {
     /// Whether a product with any of these weights reads its input in int8.
@@ -32,11 +36,14 @@ impl Context<'_> {
     }
 
     /// How large the tiles of a product [rows, outputs] are.
-    pub fn block(&self, rows: usize, outputs: usize, cols: usize) -> [usize; 2] {
-        let fitting = (INPUT_BYTES / cols.max(1) / 4 * 4).clamp(16, TILE_ELEMENTS / PANEL);
+    pub fn block(&self, [rows, outputs, cols]: [usize; 3], integers: bool) -> [usize; 2] {
+        let (fitting, elements) = match integers {
+            true => ((INPUT_BYTES / cols.max(1) / 4 * 4).clamp(16, TILE_ELEMENTS / PANEL), TILE_ELEMENTS),
+            false => (even(rows), FLOAT_TILE),
+        };
         let rows = rows.clamp(1, fitting);
         let share = outputs.div_ceil(2 * self.pool.threads()).next_multiple_of(PANEL);
-        [rows, share.clamp(PANEL, (TILE_ELEMENTS / rows / PANEL * PANEL).clamp(PANEL, 1024))]
+        [rows, share.clamp(PANEL, (elements / rows / PANEL * PANEL).clamp(PANEL, 1024))]
     }
 
     /// One tile of linear(input), bias included. The tile's rows count in the input's, its columns in the linear's.
@@ -53,7 +60,8 @@ impl Context<'_> {
     /// out [rows, linear.rows] = linear(input)
     pub fn linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
         let width = linear.rows.len();
-        let block = self.block(out.len() / width.max(1), width, input.cols);
+        let integers = self.integers(&[linear.weight]);
+        let block = self.block([out.len() / width.max(1), width, input.cols], integers);
         self.pool.each(Grid::new(out, width, width, block), |thread, _, mut tile| {
             self.tile(linear, 0, input, &mut tile, room(rooms, thread).split().1);
         });
@@ -62,7 +70,8 @@ impl Context<'_> {
     /// out += linear(input)
     pub fn add_linear(&self, linear: &Linear, input: Input<'_>, out: &mut [f32], rooms: &[Mutex<Room>]) {
         let width = linear.rows.len();
-        let block = self.block(out.len() / width.max(1), width, input.cols);
+        let integers = self.integers(&[linear.weight]);
+        let block = self.block([out.len() / width.max(1), width, input.cols], integers);
         self.pool.each(Grid::new(out, width, width, block), |thread, _, mut out| {
             let mut room = room(rooms, thread);
             let (tile, row) = room.split();
@@ -73,6 +82,12 @@ impl Context<'_> {
             }
         });
     }
+}
+
+/// Rows of a tile of floats, about the same for all.
+fn even(rows: usize) -> usize {
+    let tiles = rows.div_ceil(FLOAT_ROWS).max(1);
+    rows.div_ceil(tiles).next_multiple_of(FLOAT_TOKENS).max(1)
 }
 
 impl Room {
