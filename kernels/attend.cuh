@@ -40,14 +40,22 @@ __device__ __forceinline__ int first_visible(const Attend& p, int position) {
     return p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
 }
 
-// col is even
-__device__ __forceinline__ void put_mixed(const Mixed& to, int row, int col, int width, float x, float y) {
-    if (to.packed) {
-        size_t at = to.panels ? x_panel_at(row, col, to.stride) : x_record_at(row, col, to.stride);
+// Where element `col` of a row is.
+__device__ __forceinline__ size_t mixed_at(const Mixed& to, int row, int col, int width) {
+    if (!to.packed) return (size_t)row * width + col;
+    return to.panels ? x_panel_at(row, col, to.stride) : x_record_at(row, col, to.stride);
+}
+
+// Two elements beside each other, the first one's column even.
+__device__ __forceinline__ void put_mixed_at(const Mixed& to, size_t at, float x, float y) {
+    if (to.packed)
         *(__half2*)(to.packed + at) = __floats2half2_rn(x, y);
-    } else {
-        *(float2*)(to.plain + (size_t)row * width + col) = make_float2(x, y);
-    }
+    else
+        *(float2*)(to.plain + at) = make_float2(x, y);
+}
+
+__device__ __forceinline__ void put_mixed(const Mixed& to, int row, int col, int width, float x, float y) {
+    put_mixed_at(to, mixed_at(to, row, col, width), x, y);
 }
 
 __device__ __forceinline__ void mma(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {

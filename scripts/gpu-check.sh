@@ -48,6 +48,7 @@ pack() {
     products "$to/products"
     products "$to/products-watched" -DEVERY_LANE_ARRIVES
     program "$to/attend" tests/gpu/attend.cu kernels/attend_prefill.cu
+    program "$to/decode" tests/gpu/decode.cu kernels/attend_decode.cu
     cargo build
     strip -o "$to/libworker_orcd.so" target/debug/libworker_orcd.so
     for source in tests/c/*.c; do
@@ -105,6 +106,7 @@ run() {
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
     check "products" ./products check
     check "a prompt's attention" ./attend check
+    check "attention in decoding" ./decode check
     for test in steps golden_models company window far_rows nothing two_models stubs; do
         check "device: $test" ./test-gpu --test-threads=1 "$test"
     done
@@ -122,6 +124,7 @@ run() {
     done
     older="env CUDA_FORCE_PTX_JIT=1 WORKER_ORCD_CUDA_SHARED=101376"
     check "code of sm_80: products" $older ./products check
+    check "code of sm_80: attention in decoding" $older ./decode check
     for test in steps golden_models company; do
         check "code of sm_80: $test" $older ./test-gpu --test-threads=1 "$test"
     done
@@ -137,10 +140,12 @@ run() {
             check "$tool: steps" $watch ./test-gpu --test-threads=1 steps_see
             check "$tool: products" $watch ./products tiny
             check "$tool: a prompt's attention" $watch ./attend check
+            check "$tool: attention in decoding" $watch ./decode check
         done
         rm -rf "$few"
         watch="compute-sanitizer --error-exitcode 9 --tool racecheck"
         check "racecheck: products" watched $watch
+        check "racecheck: attention in decoding" $watch ./decode check
         check "racecheck: products, code of sm_80" watched $older $watch
     fi
     finish

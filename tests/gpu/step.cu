@@ -189,11 +189,11 @@ struct Step {
         int splits = 1;
         while (splits * 256 < position + 1 && splits < 32) splits *= 2;
         p.splits = splits;
-        const size_t shared = 4 * std::max(4 * 32 * s.dim, (4 * (s.heads / s.kv_heads) * (s.dim + 4) + 127) / 128 * 128);
         // As src/device/cuda/attend.rs chooses.
-        const bool few = s.heads / s.kv_heads >= 4 && splits * s.kv_heads <= multiprocessors();
-        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, 1),
-               few ? 256 : 128, shared, p, true, stream);
+        const bool few = splits * s.kv_heads <= multiprocessors();
+        const size_t round = (size_t)2 * 128 * 2 * s.dim;
+        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, 1), 256,
+               few ? 2 * round : round, p, true, stream, splits > 1 ? std::min(splits, 8) : 0);
     }
 
     // `without` names one kind of kernel to leave out.

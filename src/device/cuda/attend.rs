@@ -3,7 +3,6 @@
 use super::params;
 use super::pass::Run;
 use super::products::PackedRows;
-use super::scratch::PART_TAIL;
 use super::ways::Way;
 use crate::error::{Error, Result};
 use crate::model::{Heads, Norm, RopeStyle};
@@ -11,29 +10,33 @@ use crate::plan::{Input, KvLayer, Phase, Qkv, Step};
 
 /// Columns in which products step: a packed row must be full up to a multiple of it.
 const STEP_COLS: usize = 64;
-/// Warps of a block in decoding that take chunks in turn.
-const DECODE_WARPS: usize = 4;
-/// Query heads of a block from which twice the warps were faster (tests/bench/gpu-decode.md).
-const FEW_HEADS: usize = 4;
-/// Query heads that a block takes together in decoding.
-const HEADS_TOGETHER: usize = 16;
+/// Threads of a block in decoding, and the query heads that it takes together.
+const DECODE_THREADS: u32 = 256;
+const HEADS_TOGETHER: usize = 8;
 /// Above the shared memory that attention's kernels declare.
 const DECLARED_BYTES: usize = 24 << 10;
 /// Three tiles of 64 keys and values in f16, by a head's width.
 const HOPPER_TILE_BYTES: usize = 3 * 2 * 64 * 2;
-/// Tokens of a warp's chunk in decoding; of heads wider than 128, half as many.
-const CHUNK_TOKENS: usize = 32;
+/// Tokens of a round in decoding; of heads wider than 128, half as many.
+const ROUND_TOKENS: usize = 128;
 
 /// Shared memory that attention asks for: in a prompt, and in decoding.
 fn asked_bytes(heads: Heads) -> (usize, usize) {
     let width = prompt_width(heads);
     // Two tiles of keys and values in f16, each row with room to keep off another's banks.
     let tile = if width == 256 { 32 } else { 64 };
-    // A warp's keys and values of a chunk, later its part of the result.
-    let group = heads.q / heads.kv.max(1);
-    let chunk = 4 * heads.dim * if heads.dim > 128 { CHUNK_TOKENS / 2 } else { CHUNK_TOKENS };
-    let part = 4 * group.min(HEADS_TOGETHER) * (heads.dim + PART_TAIL);
-    (8 * tile * (width + 8), DECODE_WARPS * chunk.max(part).next_multiple_of(128))
+    (8 * tile * (width + 8), round_bytes(heads.dim))
+}
+
+/// A round's keys and values as kernels/attend_decode.cu keeps them.
+fn round_bytes(dim: usize) -> usize {
+    let row = if made_for(dim) { 2 * dim } else { ((dim / 8) | 1) * 16 };
+    2 * row * if dim > 128 { ROUND_TOKENS / 2 } else { ROUND_TOKENS }
+}
+
+/// Whether decoding has kernels for heads of just this width.
+fn made_for(dim: usize) -> bool {
+    dim == 64 || dim == 128
 }
 
 /// Whether blocks that may have `shared_bytes` can attend with these heads.
@@ -145,17 +148,20 @@ impl Run<'_> {
     }
 
     fn attend_rows(&self, heads: Heads, p: &params::Attend) -> Result<()> {
-        let group = heads.q / heads.kv;
-        let width = [64, 128, 256].into_iter().find(|&d| d >= heads.dim).unwrap_or(256);
-        let shared = asked_bytes(heads).1;
-        let grid = [self.extent.splits, heads.kv * group.div_ceil(HEADS_TOGETHER), self.extent.rows];
-        // Where the card waits for a few blocks with some heads each, twice the warps share a block's work; the sums are the same.
-        let blocks = grid.iter().product::<usize>();
-        let few = width <= 128 && group >= FEW_HEADS && blocks <= self.weights.gpu.card.multiprocessors;
-        let (name, warps) = match few {
-            true => (format!("attend_decode_d{width}_few"), 2 * DECODE_WARPS),
-            false => (format!("attend_decode_d{width}"), DECODE_WARPS),
+        let dim = heads.dim;
+        let grid = [self.extent.splits, heads.kv * (heads.q / heads.kv).div_ceil(HEADS_TOGETHER), self.extent.rows];
+        // Where each block finds a multiprocessor for itself, there is room for two rounds; the sums are the same.
+        let card = &self.weights.gpu.card;
+        let few = made_for(dim)
+            && grid.iter().product::<usize>() <= card.multiprocessors
+            && 2 * round_bytes(dim) + DECLARED_BYTES <= card.shared_bytes;
+        let name = match (dim, few) {
+            (64 | 128, false) => format!("attend_decode_d{dim}"),
+            (64 | 128, true) => format!("attend_decode_d{dim}_few"),
+            (..128, _) => "attend_decode".to_string(),
+            _ => "attend_decode_d256".to_string(),
         };
-        self.launch("attend_decode", &name, grid, (32 * warps as u32, shared as u32), p)
+        let shared = round_bytes(dim) * if few { 2 } else { 1 };
+        self.launch("attend_decode", &name, grid, (DECODE_THREADS, shared as u32), p)
     }
 }
