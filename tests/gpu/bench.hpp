@@ -44,6 +44,11 @@ struct RowArgs {
     uint32_t x_per_expert, pad;
 };
 
+struct RowsArgs {
+    ProductArgs product;
+    uint32_t resident, pad;
+};
+
 extern "C" __global__ void repack(const __grid_constant__ RepackArgs args);
 extern "C" __global__ void prepare(const __grid_constant__ PrepareArgs args);
 extern "C" __global__ void product_small(const __grid_constant__ ProductArgs args);
@@ -51,6 +56,8 @@ extern "C" __global__ void product_small_wide(const __grid_constant__ ProductArg
 extern "C" __global__ void product_small_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_row(const __grid_constant__ RowArgs args);
 extern "C" __global__ void product_row_pair(const __grid_constant__ RowArgs args);
+extern "C" __global__ void product_rows(const __grid_constant__ RowsArgs args);
+extern "C" __global__ void product_rows_pair(const __grid_constant__ RowsArgs args);
 extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_split(const __grid_constant__ ProductArgs args);
@@ -136,6 +143,8 @@ inline ProductMatrix describe(uint32_t kind, int rows, int cols) {
 template <class A>
 void launch(void (*kernel)(A), dim3 grid, int block, size_t shared, const A& args, bool dependent = false, cudaStream_t stream = 0, int cluster = 0) {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    static const char* carveout = std::getenv("CARVEOUT");
+    if (carveout) CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, std::atoi(carveout)));
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = dependent;
@@ -233,6 +242,38 @@ inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_
     a.units = units, a.stages = std::max(2, std::min(16, ring / stage));
     const size_t shared = steps_of(a.cols) * 128 + a.stages * stage;
     launch(pair ? product_row_pair : product_row, dim3(std::min<int>(units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
+}
+
+// product_rows.cu: up to `blocks` blocks of `bytes` of shared memory at the most, of up to so many teams; x is kept whole where it has to be, or
+// serves many units and takes no more than `resident` bytes. False where there is no room.
+inline bool run_rows(RowsArgs r, int bytes, int resident, int teams, bool dependent, cudaStream_t stream, int blocks = multiprocessors()) {
+    ProductArgs& a = r.product;
+    const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
+    uint32_t units = 0;
+    bool f16 = false;
+    a.slot_bytes = 0;
+    for (uint32_t i = 0; i < a.matrices; ++i) {
+        a.matrix[i].first_unit = pair ? 0 : units;
+        if (!pair || i == 0) units += a.matrix[i].tiles;
+        a.slot_bytes = std::max(a.slot_bytes, a.matrix[i].piece_bytes), f16 |= a.matrix[i].kind == KIND_F16;
+    }
+    const int records = records_of(a.cols), parts = std::min(8, records), x = records * 512 * a.tokens, grid = std::min<int>(units, blocks);
+    teams = std::min(teams, 16 / parts);
+    teams = std::min<int>(teams, (units + grid - 1) / grid);
+    r.resident = pair || f16 || ((int)units > 2 * grid && x <= resident);
+    if (!r.resident) a.slot_bytes += 512 * a.tokens;
+    const int beside = r.resident ? x : 0;
+    if (f16) teams = 1;
+    for (;; --teams) {
+        // No more than a block has to do, and fewer teams rather than rings of one stage.
+        const int most = (units + grid * teams - 1) / (grid * teams) * (pair ? 2 : 1) * (f16 ? 4 : 1) * ((records + parts - 1) / parts);
+        a.units = units, a.stages = std::min(std::min(16, most), (bytes - beside) / (parts * teams * (int)a.slot_bytes));
+        if (teams == 1 || (int)a.stages >= std::min(2, most)) break;
+    }
+    const int stage = parts * teams * a.slot_bytes;
+    if ((int)a.stages < 1) return false;
+    launch(pair ? product_rows_pair : product_rows, dim3(grid), 32 * (parts * teams + 4), beside + a.stages * stage, r, dependent, stream);
+    return true;
 }
 
 // product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; a ring for `blocks` of them a multiprocessor; kernel null where there is no room.

@@ -125,6 +125,20 @@ static void check_rows(const Case& c) {
         for (int i = 0; i < c.rows; ++i) differ += first[i] != b[i];
         expect(differ == 0, plain ? "elements unlike, one row as f32" : "elements unlike, one row", c.name(), (double)differ);
     }
+    const struct { int tokens, teams; bool resident; } rows[] = {{1, 1, false}, {2, 2, true}, {5, 4, false}, {8, 2, false}, {7, 1, true}, {8, 4, true}};
+    for (const auto& r : rows) {
+        if (!has_clusters()) break;
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, r.tokens + 1, 2));
+        y.fill(0xff);
+        RowsArgs a = {};
+        a.product = arguments(c.cols, r.tokens, px->data, r.tokens + 1);
+        a.product.matrix[0] = matrix.m, a.product.matrix[0].out = y.data, a.product.matrix[0].out_stride = c.rows;
+        expect(run_rows(a, 180 << 10, r.resident ? 128 << 10 : 0, r.teams, false, 0, r.tokens == 1 ? 132 : 3), "no room", c.name(), r.tokens);
+        const auto b = bits(y.get());
+        size_t differ = 0;
+        for (int i = 0; i < r.tokens * c.rows; ++i) differ += first[i] != b[i];
+        expect(differ == 0, ("elements unlike, rows " + std::to_string(r.tokens)).c_str(), c.name(), (double)differ);
+    }
     double prefill = 0;
     // Another instruction, the same bits.
     const struct { int tokens, n, cluster; bool wide; } many[] = {{64, 64, 1, true}, {64, 64, 8, false}, {9, 16, 1, true}, {16, 16, 8, true}, {33, 64, 4, false},

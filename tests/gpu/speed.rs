@@ -103,7 +103,9 @@ fn bench(device: &dyn Device, path: &Path) {
     let one = b.pages(1, context.min(4608));
     if let Some(steps) = number("WORKER_ORCD_SPEED_STEPS") {
         let pages = b.pages(number("WORKER_ORCD_SPEED_SLOTS").unwrap_or(1), 256);
-        println!("{:.0} tokens/s over {steps} steps", b.steps(&pages, 200, steps));
+        b.steps(&pages, 200, 4);
+        let best = (0..3).map(|_| b.steps(&pages, 200, steps)).fold(0.0, f64::max);
+        println!("{}: {best:.0} tokens/s over {steps} steps", path.display());
         return;
     }
     if let Some(tokens) = number("WORKER_ORCD_SPEED_PROMPT") {

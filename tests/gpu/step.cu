@@ -62,13 +62,58 @@ enum Part { QKV, O, PAIR, DOWN, HEAD };
 // A block's ring as src/device/cuda/row.rs sizes it.
 int ring_kb(int cols, bool f16) { return cols > 8192 ? 72 : cols > 4096 ? 48 : cols >= 3072 || f16 ? 72 : 20; }
 
+// As src/device/cuda/many.rs cuts a product of `n` rows.
+Plan many_of(const ProductArgs& a, int n) {
+    const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
+    int tiles = 0, mp = multiprocessors();
+    for (uint32_t i = 0; i < (pair ? 1 : a.matrices); ++i) tiles += a.matrix[i].tiles;
+    const int narrow = (tiles + 7) / 8;
+    std::vector<std::pair<bool, int>> cuts;
+    const auto split = [&](bool wide, int most, std::vector<int> clusters) {
+        const int units = (tiles + (wide && !pair ? 15 : 7)) / (wide && !pair ? 16 : 8);
+        for (int c : clusters)
+            if (units * c <= most) cuts.push_back({wide, c});
+    };
+    const auto whole = [&](bool wide_first) {
+        if (pair || wide_first) cuts.push_back({true, 1});
+        if (!pair) cuts.push_back({false, 1});
+        if (!pair && !wide_first) cuts.push_back({true, 1});
+    };
+    if (narrow > 3 * mp)
+        whole(pair || n > 16);
+    else if (pair)
+        split(true, mp, {8, 4, 2}), whole(true);
+    else {
+        if (n > 16 && 2 * narrow >= mp * 7 / 16)
+            split(true, mp, {4, 2}), split(false, mp * 5 / 2, {8});
+        else
+            split(false, n == 16 ? mp * 3 / 2 : 2 * mp, {8, 4, 2});
+        split(true, 2 * mp, {8}), whole(true);
+    }
+    for (const auto& c : cuts) {
+        const Plan p = plan_many(a, c.first, 0, n, c.second, c.first ? 1 : 2);
+        if (p.kernel) return p;
+    }
+    return plan_many(a, true, 0, n, 1, 1);
+}
+
 struct Way {
-    bool row = false;  // product_row in place of prepare and product_small
+    bool row = false;            // product_row in place of prepare and product_small
+    // product_many's cuts of these parts of more than 8 rows; cluster 0: as src/device/cuda/many.rs chooses.
+    struct Cut {
+        bool wide = false;
+        int cluster = 0, blocks = 1;
+    } cuts[5];
+    // product_rows for these parts.
+    struct Rows {
+        bool on = false;
+        int kb = 190, resident_kb = 128, teams = 4;
+    } rows[5];
 };
 
 struct Step {
     const Shape& s;
-    int position;
+    int position, n;
     std::vector<std::unique_ptr<Buffer<uint8_t>>> memory;
     struct Linear {
         ProductMatrix m;
@@ -83,7 +128,8 @@ struct Step {
     const float* head_norm;
     float *hidden, *q, *k, *v, *logits, *partial;
     uint8_t *input, *ffn, *kv;
-    uint32_t *tables, *counters, *outputs;
+    uint32_t *tables, *counters, *outputs, *never;
+    int table_stride;
     int* row;
     float* frequencies;
     DrawSpec* draw;
@@ -118,7 +164,7 @@ struct Step {
         return p;
     }
 
-    Step(const Shape& shape, int position) : s(shape), position(position) {
+    Step(const Shape& shape, int position, int n) : s(shape), position(position), n(n) {
         const int qw = s.heads * s.dim, kw = s.kv_heads * s.dim;
         for (int i = 0; i < s.layers; ++i) {
             const bool more = i < s.layers / 8 || i >= 7 * s.layers / 8 || (i - s.layers / 8) % 3 == 2;
@@ -127,32 +173,40 @@ struct Step {
                               linear(t, s.ffn, s.embd), linear(m, s.embd, s.ffn), {norm_weight(), norm_weight()}});
         }
         head = linear(s.head, s.vocab, s.embd), head_norm = norm_weight();
-        hidden = take<float>(s.embd), q = take<float>(qw), k = take<float>(kw), v = take<float>(kw), logits = take<float>(s.vocab);
-        partial = take<float>((size_t)s.heads * 32 * (s.dim + 4));
-        input = take<uint8_t>((size_t)records_of(std::max(s.embd, qw)) * 4096), ffn = take<uint8_t>((size_t)records_of(s.ffn) * 4096);
+        hidden = take<float>(n * s.embd), q = take<float>(n * qw), k = take<float>(n * kw), v = take<float>(n * kw), logits = take<float>((size_t)n * s.vocab);
+        partial = take<float>((size_t)n * s.heads * 32 * (s.dim + 4));
+        const int stride = (n + 7) / 8 * 8;
+        input = take<uint8_t>((size_t)records_of(std::max(s.embd, qw)) * stride * 512 + 16384), ffn = take<uint8_t>((size_t)records_of(s.ffn) * stride * 512 + 16384);
         const int pages = position / PAGE_TOKENS + 1;
-        kv = take<uint8_t>((size_t)pages * page_bytes(), true);
-        std::vector<uint32_t> table(pages + 1);
-        table[0] = pages;
-        for (int i = 0; i < pages; ++i) table[i + 1] = i;
-        tables = take<uint32_t>(pages + 1);
+        kv = take<uint8_t>((size_t)n * pages * page_bytes(), true);
+        table_stride = pages + 1;
+        std::vector<uint32_t> table(n * table_stride);
+        for (int r = 0; r < n; ++r) {
+            table[r * table_stride] = pages;
+            for (int i = 0; i < pages; ++i) table[r * table_stride + i + 1] = r * pages + i;
+        }
+        tables = take<uint32_t>(table.size());
         CHECK(cudaMemcpy(tables, table.data(), table.size() * 4, cudaMemcpyHostToDevice));
-        counters = take<uint32_t>(1024), outputs = take<uint32_t>(1024 + s.vocab / 32 + 64 * 2 * 4), row = take<int>(64);
-        const int r[2] = {0, position};
-        CHECK(cudaMemcpy(row, r, 8, cudaMemcpyHostToDevice));
+        counters = take<uint32_t>(1024 * n), never = take<uint32_t>(s.vocab / 32 + 1), outputs = take<uint32_t>(192 + 2 * 64 * n), row = take<int>(128);
+        std::vector<int> r(128, position);
+        for (int i = 0; i < 64; ++i) r[i] = i;
+        CHECK(cudaMemcpy(row, r.data(), 512, cudaMemcpyHostToDevice));
         std::vector<float> f(s.dim / 2);
         for (int i = 0; i < s.dim / 2; ++i) f[i] = std::pow(1e4f, -2.0f * i / s.dim);
         frequencies = take<float>(f.size());
         CHECK(cudaMemcpy(frequencies, f.data(), f.size() * 4, cudaMemcpyHostToDevice));
-        draw = take<DrawSpec>(1);
+        draw = take<DrawSpec>(n);
+        std::vector<DrawSpec> draws(n);
+        for (int i = 0; i < n; ++i) draws[i] = {i, i, 0.0f, 0, 0, 0};
+        CHECK(cudaMemcpy(draw, draws.data(), n * sizeof(DrawSpec), cudaMemcpyHostToDevice));
         CHECK(cudaDeviceSynchronize());
     }
 
     size_t page_bytes() const { return (size_t)s.layers * 2 * s.kv_heads * PAGE_TOKENS * s.dim * 2; }
 
     void reset() {
-        std::vector<float> h(s.embd);
-        for (int i = 0; i < s.embd; ++i) h[i] = ((i * 104729 + 11) % 1009 - 504) * 0.003f;
+        std::vector<float> h(n * s.embd);
+        for (int i = 0; i < n * s.embd; ++i) h[i] = ((i * 104729 + 11) % 1009 - 504) * 0.003f;
         CHECK(cudaMemcpy(hidden, h.data(), h.size() * 4, cudaMemcpyHostToDevice));
     }
 
@@ -164,13 +218,26 @@ struct Step {
     void product(const Way& way, std::vector<Linear*> linears, std::vector<void*> outs, Input in, uint32_t store, Part part, cudaStream_t stream) {
         const bool pair = part == PAIR;
         ProductArgs a = {};
-        a.matrices = linears.size(), a.cols = linears[0]->cols, a.tokens = 1, a.x_stride = 8, a.act = pair ? ACT_SILU : ACT_NONE, a.store = store;
+        a.matrices = linears.size(), a.cols = linears[0]->cols, a.tokens = n, a.x_stride = (n + 7) / 8 * 8, a.act = pair ? ACT_SILU : ACT_NONE, a.store = store;
         a.out_scale = a.store_scale = 1, a.x = in.records ? in.records : input;
-        for (size_t i = 0; i < linears.size(); ++i) a.matrix[i] = linears[i]->m, a.matrix[i].out = outs[i], a.matrix[i].out_stride = store == STORE_RECORDS ? 8 : linears[i]->m.rows;
-        if (!way.row) {
+        for (size_t i = 0; i < linears.size(); ++i) a.matrix[i] = linears[i]->m, a.matrix[i].out = outs[i], a.matrix[i].out_stride = store == STORE_RECORDS ? a.x_stride : linears[i]->m.rows;
+        if (n > 8) {
             if (!in.records)
-                launch(prepare, dim3(1), 512, 0, PrepareArgs{hidden, in.norm, nullptr, input, nullptr, a.cols, a.cols, 8, 1, 1, 2, 1e-5f, 1}, true, stream);
-            Plan p = plan_for(a, Path::small, 0);
+                launch(prepare, dim3(n), 512, 0, PrepareArgs{hidden, in.norm, nullptr, input, nullptr, a.cols, a.cols, a.x_stride, 1, 1, 3, 1e-5f, 1}, true, stream);
+            if (store == STORE_RECORDS) a.store = STORE_PANELS;
+            const Way::Cut& cut = way.cuts[part];
+            const Plan p = cut.cluster ? plan_many(a, cut.wide || pair, 0, n, cut.cluster, cut.blocks) : Plan();
+            return run(p.kernel ? p : many_of(a, n), true, stream);
+        }
+        if (!way.row) {
+            const Way::Rows& w = way.rows[part];
+            if (!in.records) launch(prepare, dim3(n), 512, 0, PrepareArgs{hidden, in.norm, nullptr, input, nullptr, a.cols, a.cols, 8, 1, 1, 2, 1e-5f, 1}, true, stream);
+            if (w.on) {
+                RowsArgs r = {};
+                r.product = a;
+                if (run_rows(r, w.kb << 10, w.resident_kb << 10, w.teams, true, stream)) return;
+            }
+            Plan p = plan_for(a, n > 1 && !pair && a.matrix[0].tiles >= 4096 ? Path::wide : Path::small, 0);
             return run(p, true, stream);
         }
         RowArgs r = {};
@@ -181,18 +248,18 @@ struct Step {
 
     void attend(int layer, cudaStream_t stream) {
         Attend p = {};
-        p.q = q, p.k = k, p.v = v, p.slot = row, p.position = row + 1, p.partial = partial, p.finished = counters;
-        p.mixed.packed = (__half*)input, p.mixed.stride = 8;
-        p.kv = {kv, page_bytes(), tables, 0, 0, 1, layer, s.kv_heads, s.dim, 0};
+        p.q = q, p.k = k, p.v = v, p.slot = row, p.position = row + 64, p.partial = partial, p.finished = counters;
+        p.mixed.packed = (__half*)input, p.mixed.stride = (n + 7) / 8 * 8, p.mixed.panels = n > 8;
+        p.kv = {kv, page_bytes(), tables, table_stride, 0, 1, layer, s.kv_heads, s.dim, 0};
         p.rope = {frequencies, 1.0f, s.dim / 2, 0};
         p.scale = 0.1f, p.q_heads = s.heads, p.q_stride = s.heads * s.dim, p.kv_stride = s.kv_heads * s.dim;
         int splits = 1;
         while (splits * 256 < position + 1 && splits < 32) splits *= 2;
         p.splits = splits;
         // As src/device/cuda/attend.rs chooses.
-        const bool few = splits * s.kv_heads <= multiprocessors();
+        const bool few = splits * s.kv_heads * n <= multiprocessors();
         const size_t round = (size_t)2 * 128 * 2 * s.dim;
-        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, 1), 256,
+        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, n), 256,
                few ? 2 * round : round, p, true, stream, splits > 1 ? std::min(splits, 8) : 0);
     }
 
@@ -209,7 +276,7 @@ struct Step {
         if (without != "head") product(w, {&head}, {logits}, {nullptr, head_norm}, STORE_F32, HEAD, stream);
         if (without != "sample") {
             uint32_t* o = outputs;
-            launch(sample, dim3(64, 1), 256, 0, Sample{logits, draw, o + 1024, (uint64_t*)(o + 256), o, o + 1, o + 2, s.vocab, 64}, true, stream);
+            launch(sample, dim3(64, n), 256, 0, Sample{logits, draw, never, (uint64_t*)(o + 192), o, o + 64, o + 128, s.vocab, 64}, true, stream);
         }
     }
 
@@ -220,7 +287,7 @@ struct Step {
 
     std::vector<float> result(const Way& w) {
         reset();
-        CHECK(cudaMemset(logits, 0xff, (size_t)s.vocab * 4));
+        CHECK(cudaMemset(logits, 0xff, (size_t)n * s.vocab * 4));
         CHECK(cudaDeviceSynchronize());
         cudaStream_t stream;
         CHECK(cudaStreamCreate(&stream));
@@ -232,9 +299,10 @@ struct Step {
     }
 
     std::vector<float> read() const {
-        std::vector<float> all(s.vocab + s.embd);
-        CHECK(cudaMemcpy(all.data(), logits, (size_t)s.vocab * 4, cudaMemcpyDeviceToHost));
-        CHECK(cudaMemcpy(all.data() + s.vocab, hidden, (size_t)s.embd * 4, cudaMemcpyDeviceToHost));
+        const size_t vocab = (size_t)n * s.vocab, embd = (size_t)n * s.embd;
+        std::vector<float> all(vocab + embd);
+        CHECK(cudaMemcpy(all.data(), logits, vocab * 4, cudaMemcpyDeviceToHost));
+        CHECK(cudaMemcpy(all.data() + vocab, hidden, embd * 4, cudaMemcpyDeviceToHost));
         return all;
     }
 };
@@ -249,7 +317,7 @@ void parts(Step& step, const Way& w) {
 
 void report(const char* name, Step& step, const Way& w, const std::vector<float>& want, bool with_parts) {
     const double us = step.time(w);
-    std::printf("  %-34s %8.1f us %6.0f tok/s, %.2f us a layer over bytes at 3 TB/s", name, us, 1e6 / us, (us - step.weight_bytes / 3e6) / step.s.layers);
+    std::printf("  %-34s %8.1f us %6.0f tok/s, %.2f us a layer over bytes at 3 TB/s", name, us, step.n * 1e6 / us, (us - step.weight_bytes / 3e6) / step.s.layers);
     const auto got = step.result(w);
     size_t unlike = 0, nan = 0;
     for (size_t i = 0; i < got.size(); ++i) unlike += std::memcmp(&got[i], &want[i], 4) != 0, nan += !std::isfinite(got[i]);
@@ -261,23 +329,69 @@ void report(const char* name, Step& step, const Way& w, const std::vector<float>
 
 }  // namespace
 
+// "rows=8" among the arguments: so many rows.
 int main(int argc, char** argv) {
     cudaDeviceProp properties;
     CHECK(cudaGetDeviceProperties(&properties, 0));
     std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
-    const bool parts = argc > 1 && std::string(argv[1]) == "parts";
+    std::vector<std::string> names;
+    bool with_parts = false;
+    std::vector<int> positions = {100, 4096};
+    int n = 1;
+    for (int i = 1; i < argc; ++i) {
+        const std::string a = argv[i];
+        if (a == "parts")
+            with_parts = true;
+        else if (a.rfind("rows=", 0) == 0)
+            n = std::atoi(a.c_str() + 5), positions = {100, 224};
+        else
+            names.push_back(a);
+    }
     for (const Shape& s : SHAPES) {
-        bool wanted = argc < 2 + parts;
-        for (int i = 1 + parts; i < argc; ++i) wanted |= s.name == std::string(argv[i]);
-        if (!wanted) continue;
-        for (int position : {100, 4096}) {
-            Step step(s, position);
-            std::printf("%s at %d: %.0f MB\n", s.name, position, step.weight_bytes / 1e6);
-            Way before, row;
-            row.row = true;
+        if (!names.empty() && std::find(names.begin(), names.end(), s.name) == names.end()) continue;
+        for (int position : positions) {
+            Step step(s, position, n);
+            std::printf("%s at %d, %d rows: %.0f MB\n", s.name, position, n, step.weight_bytes / 1e6);
+            Way before;
             const auto want = step.result(before);
-            report("prepare + product_small", step, before, want, parts);
-            report("row", step, row, want, parts);
+            report(n > 8 ? "product_many" : "prepare + product_small", step, before, want, with_parts);
+            if (n > 8) {
+                const char* names[5] = {"qkv", "o", "pair", "down", "head"};
+                for (int part = 0; part < 5; ++part)
+                    for (const Way::Cut cut : {Way::Cut{false, 8, 2}, {false, 4, 2}, {false, 2, 2}, {false, 1, 2}, {true, 8, 1}, {true, 4, 1}, {true, 2, 1}, {true, 1, 1}, {true, 8, 2}}) {
+                        if (part == PAIR && !cut.wide) continue;
+                        Way w;
+                        w.cuts[part] = cut;
+                        char text[64];
+                        std::snprintf(text, sizeof text, "  %s %s%d x %d", names[part], cut.wide ? "wide " : "", cut.cluster, cut.blocks);
+                        report(text, step, w, want, false);
+                    }
+                continue;
+            }
+            if (n == 1) {
+                Way row;
+                row.row = true;
+                report("row", step, row, want, with_parts);
+                continue;
+            }
+            Way all;
+            for (auto& r : all.rows) r.on = true;
+            all.rows[PAIR].kb = 140;
+            report("rows", step, all, want, with_parts);
+            if (position != 100 || names.empty()) continue;
+            const char* kinds[5] = {"qkv", "o", "pair", "down", "head"};
+            const auto with = [&](int part, const char* what, const std::function<void(Way::Rows&)>& change) {
+                Way w = all;
+                change(w.rows[part]);
+                report((std::string("  ") + kinds[part] + " " + what).c_str(), step, w, want, false);
+            };
+            for (int part = 0; part < 5; ++part) {
+                with(part, "small", [](Way::Rows& r) { r.on = false; });
+                with(part, "1 team", [](Way::Rows& r) { r.teams = 1; });
+                for (int kb : {100, 120, 140, 160, 200})
+                    with(part, (std::to_string(kb) + " KB").c_str(), [=](Way::Rows& r) { r.kb = kb; });
+                if (part != PAIR) with(part, "x in rings", [](Way::Rows& r) { r.resident_kb = 0; });
+            }
         }
     }
     return 0;

@@ -5,7 +5,7 @@ use super::driver::{
     LaunchAttribute, LaunchConfig,
 };
 use super::gpu::Gpu;
-use super::ways::PROMPT_SHARED_BYTES;
+use super::ways::{PROMPT_SHARED_BYTES, few_rows_wanted};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -31,6 +31,8 @@ pub(super) struct Abilities {
     pub clusters: bool,
     /// Hopper's tensor cores, and its shared memory.
     pub wgmma: bool,
+    /// product_rows.cu, if it is wanted.
+    pub few_rows: bool,
 }
 
 pub(super) struct Kernels {
@@ -75,6 +77,7 @@ impl Kernels {
         let abilities = Abilities {
             clusters: has_code("product_split")?,
             wgmma: has_code("product_prefill")? && gpu.card.shared_bytes >= PROMPT_SHARED_BYTES,
+            few_rows: has_code("product_rows")? && few_rows_wanted(),
         };
         kernels.abilities = abilities;
         kernels.programmatic = abilities.clusters && std::env::var_os("WORKER_ORCD_CUDA_PLAIN_LAUNCH").is_none();

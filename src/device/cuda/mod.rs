@@ -24,6 +24,7 @@ mod products;
 mod raw;
 mod ring;
 mod row;
+mod rows;
 mod scratch;
 mod staging;
 mod upload;

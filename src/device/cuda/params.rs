@@ -253,6 +253,15 @@ pub(super) struct RowProduct {
     pub pad: u32,
 }
 
+/// product_rows.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RowsProduct {
+    pub product: PackedProduct,
+    pub resident: u32,
+    pub pad: u32,
+}
+
 /// route_row.cu
 #[repr(C)]
 #[derive(Clone, Copy)]

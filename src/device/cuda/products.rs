@@ -191,6 +191,9 @@ impl Run<'_> {
         if self.one_row(way, group.x.n, args.cols as usize) && group.items.is_none() {
             return self.launch_row(args, &sizes, pair, group);
         }
+        if self.few_rows(way, group.x.n) && group.items.is_none() && self.launch_rows(args, &sizes, pair)? {
+            return Ok(());
+        }
         match way {
             Way::Many => self.launch_many(args, &sizes, pair, group.items),
             Way::Prompt if self.launch_few(&mut args, &sizes, pair, group.items)? => Ok(()),

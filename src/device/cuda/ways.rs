@@ -68,6 +68,11 @@ pub(super) struct Rings {
     pub shared_bytes: usize,
 }
 
+/// Whether 2 to 8 rows may go through product_rows.cu: unless WORKER_ORCD_CUDA_FEW_ROWS is `off`.
+pub(super) fn few_rows_wanted() -> bool {
+    std::env::var("WORKER_ORCD_CUDA_FEW_ROWS").map_or(true, |v| v != "off")
+}
+
 impl Way {
     /// Whether activations are panels, and not records.
     pub(super) fn panels(self) -> bool {
