@@ -17,8 +17,8 @@
 #include "product_store.cuh"
 
 struct RowsArgs {
-    ProductArgs product;       // x: records
-    uint32_t resident;
+    ProductArgs product;  // x: records
+    uint32_t resident;    // whether a block keeps x
     uint32_t pad;
 };
 
@@ -35,8 +35,8 @@ constexpr int ROWS = 8;
 template <bool PAIR>
 struct Cursor {
     const ProductArgs& args;
-    int first, last, steps;  // records of the warp, steps of a row
-    uint32_t unit, units_on;  // from unit to unit
+    int first, last, steps;   // records of the warp, steps of a row
+    uint32_t unit, units_on;  // the next unit is so many on
     int half, piece, end;
     const uint8_t* from;
     uint32_t stride, cut;  // cut: what the last piece is shorter by, if it is this warp's

@@ -1,9 +1,10 @@
-// A decode step of one sequence at the sizes of real models, with made-up weights: the product's kernels in the order in which
-// src/device/cuda queues them, in a graph. Checks that both ways to make products give the same bits, and with `parts` says what each
-// kind of kernel costs: the step's time less that of the step without it.
+// A decode step of one to 64 sequences at the sizes of real models, with made-up weights: the product's kernels in the order in which
+// src/device/cuda queues them, in a graph. Checks that all ways to make products give the same bits, and with `parts` says what each
+// kind of kernel costs: the step's time less that of the step without it. Of several rows it tries other cuts of each product, too.
 //
-//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu kernels/{prepare,product_small,product_row,attend_decode,sample}.cu
-//   step [parts] [model ..]
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu \
+//       kernels/{prepare,product_small,product_row,product_rows,product_many_16,product_many_32,product_many_64,attend_decode,sample}.cu
+//   step [parts] [rows=N] [model ..]
 #include <functional>
 #include <memory>
 #include <string>
@@ -329,7 +330,6 @@ void report(const char* name, Step& step, const Way& w, const std::vector<float>
 
 }  // namespace
 
-// "rows=8" among the arguments: so many rows.
 int main(int argc, char** argv) {
     cudaDeviceProp properties;
     CHECK(cudaGetDeviceProperties(&properties, 0));
