@@ -37,6 +37,12 @@ impl Block {
         claimed.map_or_else(|owner| owner == lease, |_| true)
     }
 
+    /// Whether `lease` could be the one.
+    pub fn is_open_to(&self, lease: u64) -> bool {
+        let owner = self.claim.load(Ordering::Acquire);
+        owner == 0 || owner == lease
+    }
+
     /// `lease` will not go on with it.
     pub fn disclaim(&self, lease: u64) {
         let _ = self.claim.compare_exchange(lease, 0, Ordering::AcqRel, Ordering::Acquire);

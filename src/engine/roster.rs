@@ -79,6 +79,19 @@ impl Roster {
         (prompts, answers)
     }
 
+    /// Whether the batch after `submitted` would decode, or be full of prompts.
+    pub fn fills(&self, rows: usize, submitted: u64) -> bool {
+        let seated = self.sequences.iter().flatten().filter(|s| s.slot.is_some());
+        let mut left = rows;
+        for sequence in seated {
+            left = left.saturating_sub(sequence.waiting_tokens(left));
+            if left == 0 || sequence.can_decode(submitted) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The batch numbered `number`, the one after `submitted`, and the places of its segments; empty if nothing can go on.
     pub fn compose(&mut self, budget: Budget, number: u64, submitted: u64) -> (Batch, Vec<Place>) {
         self.seat(submitted);

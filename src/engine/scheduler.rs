@@ -79,6 +79,9 @@ impl Shared {
     }
 }
 
+/// Rows of prompts from which on a batch takes so long that the next one need not be ready when it ends.
+const LONG_ROWS: usize = 512;
+
 /// A batch under way.
 struct Flight {
     number: u64,
@@ -133,7 +136,7 @@ impl Scheduler {
             self.reap();
             self.again = false;
             let depth = self.executor.depth().max(1);
-            while self.flights.len() < depth && self.submit() {}
+            while self.flights.len() < depth && !self.holds_back() && self.submit() {}
             idle = self.flights.is_empty() && !self.again;
             self.collect();
         }
@@ -158,6 +161,13 @@ impl Scheduler {
     fn reap(&mut self) {
         let shared = &self.shared;
         self.roster.reap(false, |lease, outbox| shared.release(lease, &outbox));
+    }
+
+    /// Whether the next batch is better made when the one under way is back: that one takes long, and what could be queued behind it
+    /// is little. Until then more may arrive, and who waits for pages that are being computed can go along.
+    fn holds_back(&self) -> bool {
+        let long = self.flights.back().is_some_and(|flight| flight.rows.0 >= LONG_ROWS && flight.rows.1 == 0);
+        long && !self.roster.fills(self.limits.batch_tokens, self.number)
     }
 
     /// Queues the next batch. False if nothing can go on, or the device would not take it.
@@ -195,8 +205,10 @@ impl Scheduler {
                 let vocabulary = &self.vocabulary;
                 self.roster.accept(&flight.places, outputs, flight.number, &|id| vocabulary.ends(id));
                 let now = Instant::now();
-                let began = flight.submitted.max(self.collected);
-                self.pace.observe(flight.rows.0, flight.rows.1, (now - began).as_secs_f64());
+                let seconds = (now - flight.submitted.max(self.collected)).as_secs_f64();
+                let (prefill, decode) = flight.rows;
+                log::debug!("{prefill} rows of prompts and {decode} of answers took {:.3} ms", 1e3 * seconds);
+                self.pace.observe(prefill, decode, seconds);
                 self.collected = now;
             }
             Err(error) => self.fail(&flight.places, &error),

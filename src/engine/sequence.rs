@@ -100,6 +100,18 @@ impl Sequence {
         Some(self.segment(Phase::Prefill, tokens, end == prompt, number))
     }
 
+    /// How many tokens of the prompt could be computed now, up to `most`.
+    pub fn waiting_tokens(&self, most: usize) -> usize {
+        let ready = self.lease.chain.iter().skip(self.position / PAGE_TOKENS).take_while(|block| block.is_ready());
+        let found = if self.position.is_multiple_of(PAGE_TOKENS) { ready.count() } else { 0 };
+        let start = self.position + found * PAGE_TOKENS;
+        let end = self.order.prompt.len().min(start.saturating_add(most));
+        let pages = start / PAGE_TOKENS..end.div_ceil(PAGE_TOKENS);
+        let closed = |page: &usize| self.lease.chain.get(*page).is_some_and(|b| !b.is_open_to(self.lease.id));
+        let end = pages.into_iter().find(closed).map_or(end, |page| page * PAGE_TOKENS);
+        if self.in_prompt() { end.saturating_sub(start) } else { 0 }
+    }
+
     /// Passes over pages that hold what the prompt has there.
     fn skip_ready(&mut self) {
         while self.position.is_multiple_of(PAGE_TOKENS)

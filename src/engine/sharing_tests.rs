@@ -67,6 +67,20 @@ fn what_starts_together_is_computed_once() {
 }
 
 #[test]
+fn who_waits_goes_along_with_the_end_of_the_first() {
+    let (model, fake) = Setup { step: Duration::from_millis(20), batch_tokens: 608, ..setup() }.load();
+    let common = letters(3 * 608, 9);
+    let open: Vec<Inference> =
+        (0..10).map(|n| start(&model, &format!("{common}{}", letters(30, n)), 1, 0).expect("memory")).collect();
+    for inference in &open {
+        read(inference).expect("text");
+    }
+    // Three for what they have in common, one for all their ends.
+    assert_eq!(fake.steps.load(Ordering::SeqCst), 4);
+    assert_eq!(prefilled(&fake), common.len() + 10 * 30);
+}
+
+#[test]
 fn who_waits_takes_over_from_one_that_is_cancelled() {
     for windows in kinds() {
         let slow = Setup { step: Duration::from_millis(2), batch_tokens: 16, windows, ..setup() };

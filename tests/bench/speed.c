@@ -101,7 +101,8 @@ static double median(double *v, int n) {
 static void prompt_speed(int tokens) {
     double v[64];
     for (int i = 0; i < runs; i++) {
-        struct answer a = {.prompt = text(tokens, 1000u + (unsigned)i), .tokens = 1};
+        /* No two begin alike, or a longer one would find the pages of a shorter one. */
+        struct answer a = {.prompt = text(tokens, 1000003u * (unsigned)tokens + (unsigned)i), .tokens = 1};
         run(&a);
         v[i] = a.ended - a.began;
         free(a.prompt);
@@ -169,7 +170,9 @@ static void intruder(int tokens) {
     enum { RUNNING = 32 };
     static struct answer a[RUNNING];
     pthread_t threads[RUNNING];
-    struct answer alone = {.prompt = text(tokens, 5), .tokens = 1}, late = {.prompt = text(tokens, 6), .tokens = 1};
+    static unsigned seed;
+    seed += 2;  /* no prompt that was there before */
+    struct answer alone = {.prompt = text(tokens, 5000u + seed), .tokens = 1}, late = {.prompt = text(tokens, 5001u + seed), .tokens = 1};
     static double gaps[RUNNING * GENERATED], times[RUNNING * GENERATED];
     double longest = 0, silence = 0;
     int n = 0, m = 0;
