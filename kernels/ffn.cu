@@ -46,10 +46,10 @@ struct Route {
 // A warp chooses for a row.
 // grid (n), block 32
 extern "C" __global__ void __launch_bounds__(32) route(const Route p) {
-    __shared__ float left[MAX_EXPERTS];
+    __shared__ uint32_t left[MAX_EXPERTS];
     pdl_begin();
     const size_t row = blockIdx.x;
-    choose(p.logits + row * p.experts, left, p.experts, p.used, p.chosen + row * p.used, p.weights + row * p.used);
+    choose([&](int e) { return __ldcg(p.logits + row * p.experts + e); }, left, p.experts, p.used, p.chosen + row * p.used, p.weights + row * p.used);
 }
 
 struct Combine {

@@ -42,7 +42,8 @@ __device__ float total(const float* row, int pieces, float* scratch, F&& f) {
 // grid (ceil(experts / 4)), block 128; shared: 5 rows of cols floats
 extern "C" __global__ void __launch_bounds__(WARPS * 32) route_row(const __grid_constant__ RouteRow p) {
     extern __shared__ __align__(128) float rows[];
-    __shared__ float scratch[NORM_THREADS / 32], left[MAX_EXPERTS];
+    __shared__ float scratch[NORM_THREADS / 32];
+    __shared__ uint32_t left[MAX_EXPERTS];
     __shared__ uint64_t full[WARPS];
     __shared__ bool last;
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, pieces = p.cols / PIECE;
@@ -94,5 +95,5 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32) route_row(const __grid_
     __syncthreads();
     if (!last || warp != 0) return;
     __threadfence();
-    choose(p.logits, left, p.experts, p.used, p.chosen, p.weights);
+    choose([&](int e) { return __ldcg(p.logits + e); }, left, p.experts, p.used, p.chosen, p.weights);
 }

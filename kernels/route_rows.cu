@@ -13,6 +13,7 @@ struct RouteRows {
     const float* router;     // [experts, cols]
     const float* bias;       // [experts], or null
     float* normed;           // [n, cols]
+    __half* rows;            // [n, row_stride], or null: the same as f16, zeros up to a multiple of 64
     float* logits;           // [n, experts]
     int* chosen;             // [n, used]
     float* weights;          // [n, used]
@@ -21,6 +22,7 @@ struct RouteRows {
     int cols;
     int experts;
     int used;
+    int row_stride;
 };
 
 constexpr int WARPS = NORM_THREADS / 32;
@@ -78,7 +80,8 @@ __device__ __forceinline__ void logits_of(const RouteRows& p, const float* row, 
 // grid (n), block 512; shared: a row of cols floats
 extern "C" __global__ void __launch_bounds__(NORM_THREADS) route_rows(const __grid_constant__ RouteRows p) {
     extern __shared__ __align__(128) float row[];
-    __shared__ float scratch[WARPS], left[MAX_EXPERTS];
+    __shared__ float scratch[WARPS];
+    __shared__ uint32_t left[MAX_EXPERTS];
     pdl_begin();
     const size_t n = blockIdx.x;
     const int pieces = p.cols / PIECE, warp = threadIdx.x / 32;
@@ -87,11 +90,15 @@ extern "C" __global__ void __launch_bounds__(NORM_THREADS) route_rows(const __gr
     for (int piece = threadIdx.x; piece < pieces; piece += NORM_THREADS) {
         Piece* at = (Piece*)(row + piece * PIECE);
         *at = apply_norm(*at, m, load_whole(p.norm_weight, piece * PIECE), p.norm_bias, piece * PIECE, p.cols);
-        *(Piece*)(p.normed + n * p.cols + piece * PIECE) = *at;
+        if (p.rows)
+            *(uint4*)(p.rows + n * p.row_stride + piece * PIECE) = piece_f16(*at);
+        else
+            *(Piece*)(p.normed + n * p.cols + piece * PIECE) = *at;
     }
+    if (p.rows && threadIdx.x < (p.cols + 63) / 64 * 8 - pieces) *(uint4*)(p.rows + n * p.row_stride + (pieces + threadIdx.x) * PIECE) = make_uint4(0, 0, 0, 0);
     __syncthreads();
     float* logits = p.logits + n * p.experts;
     for (int first = warp; first < p.experts; first += TOGETHER * WARPS) logits_of(p, row, first, logits);
     __syncthreads();
-    if (warp == 0) choose(logits, left, p.experts, p.used, p.chosen + n * p.used, p.weights + n * p.used);
+    if (warp == 0) choose([&](int e) { return __ldcg(logits + e); }, left, p.experts, p.used, p.chosen + n * p.used, p.weights + n * p.used);
 }

@@ -11,6 +11,8 @@ pub(super) struct Card {
     pub memory_bytes: u64,
     /// Shared memory that one block may have, the kernel's own included.
     pub shared_bytes: usize,
+    /// Whether experts go through product_experts.cu, which WORKER_ORCD_CUDA_EXPERTS=sorted turns off.
+    pub experts: bool,
 }
 
 impl Card {
@@ -42,6 +44,7 @@ impl Card {
             multiprocessors: attribute(driver::DEVICE_MULTIPROCESSORS)?.max(1) as usize,
             memory_bytes: memory_bytes as u64,
             shared_bytes: less(attribute(driver::DEVICE_BLOCK_SHARED)?.max(0) as usize),
+            experts: std::env::var_os("WORKER_ORCD_CUDA_EXPERTS").is_none_or(|v| v != "sorted"),
         })
     }
 }

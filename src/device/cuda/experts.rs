@@ -1,5 +1,6 @@
 //! A mixture of experts: the router's choice, the chosen experts' products, and their weighted sum.
 
+use super::chosen::{Sorted, row_stride};
 use super::few::item_rows;
 use super::many::many_rows;
 use super::params;
@@ -35,13 +36,17 @@ impl Run<'_> {
         let alone = grouped && self.one_row(self.way(), n, widest) && n_embd.is_multiple_of(8);
         let fits = route_bytes(n_embd) + ROUTE_DECLARED_BYTES <= self.weights.gpu.card.shared_bytes;
         let plain = self.weights.plan.weight(e.router.weight).ty == QuantType::F32 && n_embd.is_multiple_of(8);
+        let few = n <= FEW_ROWS && 4 * n_embd <= FEW_ROWS_BYTES;
+        let sorts = plain && few && self.sorts_itself(e);
         match plain {
-            true if alone && fits => self.route_row(e)?,
-            true if n <= FEW_ROWS && 4 * n_embd <= FEW_ROWS_BYTES => self.route_rows(e)?,
+            true if sorts && self.routes_by_clusters(e) => self.route_cluster(e)?,
+            true if alone && !sorts && fits => self.route_row(e)?,
+            true if few => self.route_rows(e, sorts)?,
             _ => self.route(e)?,
         }
         let normed = self.rows(s.normed, n_embd);
         match grouped {
+            true if sorts => self.sorted_experts(e)?,
             true if alone => self.experts_of_one(e)?,
             true => self.grouped_experts(e, normed)?,
             false => self.experts_one_by_one(e, normed)?,
@@ -49,7 +54,7 @@ impl Run<'_> {
         let combine = params::Combine {
             outputs: s.expert_outputs,
             weights: s.chosen_weights,
-            places: if grouped && !alone { s.places } else { 0 },
+            places: if grouped && !alone && !sorts { s.places } else { 0 },
             y: if e.post_norm.is_some() { s.branch } else { s.hidden },
             used: e.used as i32,
             width: n_embd as i32,
@@ -121,8 +126,8 @@ impl Run<'_> {
         self.launch("route_row", "route_row", [experts.div_ceil(ROUTE_WARPS), 1, 1], (128, shared as u32), &p)
     }
 
-    /// The same for a few rows.
-    fn route_rows(&self, e: &Experts) -> Result<()> {
+    /// The same for a few rows, left as f32 or f16.
+    fn route_rows(&self, e: &Experts, packed: bool) -> Result<()> {
         let (s, cols) = (self.scratch, self.weights.plan.n_embd);
         let norm = self.weights.norm(&e.norm);
         let (router, bias) = self.weights.linear(&e.router);
@@ -133,6 +138,7 @@ impl Run<'_> {
             router,
             bias,
             normed: s.normed,
+            rows: if packed { s.packed_input } else { 0 },
             logits: s.router,
             chosen: s.chosen,
             weights: s.chosen_weights,
@@ -141,6 +147,7 @@ impl Run<'_> {
             cols: cols as i32,
             experts: e.router.rows.len() as i32,
             used: e.used as i32,
+            row_stride: row_stride(cols) as i32,
         };
         self.launch("route_rows", "route_rows", [self.extent.rows, 1, 1], (512, 4 * cols as u32), &p)
     }
@@ -150,7 +157,7 @@ impl Run<'_> {
         let s = self.scratch;
         let (way, n_embd, stride) = (self.way(), self.weights.plan.n_embd, e.used.next_multiple_of(8));
         let plain = PlainRow { at: s.hidden, norm: Some(self.weights.norm(&e.norm)) };
-        let chosen = |x_each| Some(ChosenExperts { at: s.chosen, used: e.used, x_each });
+        let chosen = |x_each| Some(ChosenExperts { at: s.chosen, used: e.used, x_each, sorted: None });
         let pair = Group {
             linears: &[(&e.gate, s.packed_ffn, stride), (&e.up, s.packed_ffn, stride)],
             x: PackedRows { at: s.packed_input, stride, n: 1, plain: Some(plain) },
@@ -163,6 +170,34 @@ impl Run<'_> {
         let down = Group {
             linears: &[(&e.down, s.expert_outputs, n_embd)],
             x: PackedRows { at: s.packed_ffn, stride, n: 1, plain: None },
+            store: Store::Write,
+            activation: None,
+            items: None,
+            chosen: chosen(true),
+        };
+        self.packed_product(&down, way)
+    }
+
+    /// The experts of all rows by kernels that sort the choices themselves: a choice's result lies in its own place.
+    fn sorted_experts(&self, e: &Experts) -> Result<()> {
+        let (s, way, n_embd, n) = (self.scratch, self.way(), self.weights.plan.n_embd, self.extent.rows);
+        let (x_stride, stride) = (row_stride(n_embd), row_stride(e.up.rows.len()));
+        // One row is always there.
+        let slot = if n > 1 { self.block.slot } else { 0 };
+        let sorted = Some(Sorted { rows: n, experts: e.router.rows.len(), slot });
+        let chosen = |x_each| Some(ChosenExperts { at: s.chosen, used: e.used, x_each, sorted });
+        let pair = Group {
+            linears: &[(&e.gate, s.packed_ffn, stride), (&e.up, s.packed_ffn, stride)],
+            x: PackedRows { at: s.packed_input, stride: x_stride, n, plain: None },
+            store: Store::Packed,
+            activation: Some(e.activation),
+            items: None,
+            chosen: chosen(false),
+        };
+        self.packed_product(&pair, way)?;
+        let down = Group {
+            linears: &[(&e.down, s.expert_outputs, n_embd)],
+            x: PackedRows { at: s.packed_ffn, stride, n: n * e.used, plain: None },
             store: Store::Write,
             activation: None,
             items: None,

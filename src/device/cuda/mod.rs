@@ -5,6 +5,7 @@
 
 mod attend;
 mod card;
+mod chosen;
 mod driver;
 mod executor;
 mod experts;

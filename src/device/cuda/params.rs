@@ -262,6 +262,25 @@ pub(super) struct RowsProduct {
     pub pad: u32,
 }
 
+/// product_experts.cu
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ExpertsProduct {
+    pub product: PackedProduct,
+    pub chosen: Ptr,
+    pub slot: Ptr,
+    pub choices: u32,
+    pub used: u32,
+    pub experts: u32,
+    pub x_divide: u32,
+    pub x_buffers: u32,
+    pub chosen_before: u32,
+    pub ahead: Ptr,
+    pub ahead_expert_bytes: u64,
+    pub ahead_bytes: u32,
+    pub pad: u32,
+}
+
 /// route_row.cu
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -282,6 +301,28 @@ pub(super) struct RouteRow {
     pub used: i32,
 }
 
+/// route_cluster.cu
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RouteCluster {
+    pub hidden: Ptr,
+    pub norm_weight: Ptr,
+    pub norm_bias: Ptr,
+    pub router: Ptr,
+    pub bias: Ptr,
+    pub rows: Ptr,
+    pub chosen: Ptr,
+    pub weights: Ptr,
+    pub norm: u32,
+    pub eps: f32,
+    pub cols: i32,
+    pub experts: i32,
+    pub used: i32,
+    pub row_stride: i32,
+    pub n: i32,
+    pub each: i32,
+}
+
 /// route_rows.cu
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -292,6 +333,7 @@ pub(super) struct RouteRows {
     pub router: Ptr,
     pub bias: Ptr,
     pub normed: Ptr,
+    pub rows: Ptr,
     pub logits: Ptr,
     pub chosen: Ptr,
     pub weights: Ptr,
@@ -300,6 +342,7 @@ pub(super) struct RouteRows {
     pub cols: i32,
     pub experts: i32,
     pub used: i32,
+    pub row_stride: i32,
 }
 
 /// prepare.cu

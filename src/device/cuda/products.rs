@@ -3,6 +3,7 @@
 //! The choice hangs on the weight and the phase alone. Where the number of rows picks among kernels (product_small.cu and
 //! product_batch.cu), they make the same sums in the same order: a row's result does not know its neighbours.
 
+use super::chosen::Sorted;
 use super::driver::Ptr;
 use super::kernels::Launch;
 use super::packed::{Packed, TILE_ROWS, tiles};
@@ -72,13 +73,14 @@ pub(super) struct Group<'a> {
     pub chosen: Option<ChosenExperts>,
 }
 
-/// The experts that one row goes through, best first.
+/// The experts that one row goes through, best first; or all rows, which the kernel then sorts.
 #[derive(Clone, Copy)]
 pub(super) struct ChosenExperts {
     pub at: Ptr,
     pub used: usize,
     /// Whether each has its own row of activations.
     pub x_each: bool,
+    pub sorted: Option<Sorted>,
 }
 
 /// Rows above which Way::Many is the fastest as measured, and of models that are narrower than this.
@@ -187,6 +189,9 @@ impl Run<'_> {
                 args.cols = self.weights.plan.weight(linear.weight).cols as u32;
                 sizes.push(packed);
             }
+        }
+        if let Some((chosen, sorted)) = group.chosen.and_then(|c| Some((c, c.sorted?))) {
+            return self.launch_sorted(args, &sizes, chosen, sorted);
         }
         if self.one_row(way, group.x.n, args.cols as usize) && group.items.is_none() {
             return self.launch_row(args, &sizes, pair, group);
