@@ -26,7 +26,7 @@ namespace {
 
 constexpr int WARPS = 16;       // that multiply
 constexpr int MAX_STAGES = 16;
-constexpr int STORERS = 3;
+constexpr int STORERS = 4;      // a thread for each sum
 constexpr int HELPERS = 1 + STORERS;
 constexpr int TOKEN_SUMS = 20;  // 16 rows, and room to keep off each other's banks
 constexpr int ROWS = 8;
@@ -73,14 +73,6 @@ struct Cursor {
     }
 };
 
-// The rings of the warps that multiply, and the sums on their way to the warps that store them.
-template <bool PAIR>
-struct Shared {
-    uint64_t full[WARPS][MAX_STAGES], empty[WARPS][MAX_STAGES];
-    uint64_t x_full[CHUNKS], summed[WARPS], stored[WARPS];  // of parts; of teams
-    float partial[WARPS][PAIR ? 2 : 1][ROWS * TOKEN_SUMS];
-};
-
 // What a block is made of.
 struct Block {
     int parts, teams, warps;
@@ -88,6 +80,14 @@ struct Block {
     __device__ __forceinline__ Block(const ProductArgs& args) {
         parts = min(records_of(args.cols), CHUNKS), warps = blockDim.x / 32 - HELPERS, teams = warps / parts;
     }
+};
+
+// The rings of the warps that multiply, and the sums on their way to the warps that store them.
+template <bool PAIR>
+struct Shared {
+    uint64_t full[WARPS][MAX_STAGES], empty[WARPS][MAX_STAGES];
+    uint64_t x_full[CHUNKS], summed[WARPS], stored[WARPS];  // of parts; of teams
+    float partial[WARPS][PAIR ? 2 : 1][ROWS * TOKEN_SUMS];
 };
 
 // One warp fills all rings: lane w that of warp w; and with x in shared memory, what the warps of part w need of it.
@@ -136,7 +136,8 @@ __device__ __forceinline__ void fill_rings(const RowsArgs& a, Shared<PAIR>& sh, 
 template <bool PAIR>
 __device__ __forceinline__ void store_sums(const RowsArgs& a, Shared<PAIR>& sh, const Block& block, int storer) {
     const ProductArgs& args = a.product;
-    const int lane = threadIdx.x % 32, values = args.tokens * TILE_ROWS, in_tile = lane % TILE_ROWS;
+    const int lane = threadIdx.x % 32, in_tile = lane % TILE_ROWS, token = storer * 2 + lane / TILE_ROWS;
+    const bool mine = token < (int)args.tokens;
     int team = 0;
     uint32_t parity = 0;
 #pragma unroll 1
@@ -146,23 +147,19 @@ __device__ __forceinline__ void store_sums(const RowsArgs& a, Shared<PAIR>& sh, 
         const Sink sink(m, 0);
         const float bias[2] = {sink.bias_of(row), PAIR ? Sink(args.matrix[1], 0).bias_of(row) : 0.0f};
         barrier_wait(&sh.summed[team], parity);
+        float sum[2] = {0.0f, 0.0f};
 #pragma unroll
-        for (int i = 0; i < (ROWS * TILE_ROWS + 32 * STORERS - 1) / (32 * STORERS); ++i) {
-            const int value = (i * STORERS + storer) * 32 + lane, token = value / TILE_ROWS, place = token * TOKEN_SUMS + in_tile;
-            if (value >= values) break;
-            float sum[2] = {0.0f, 0.0f};
+        for (int h = 0; h < (PAIR ? 2 : 1); ++h)
 #pragma unroll
-            for (int h = 0; h < (PAIR ? 2 : 1); ++h)
-#pragma unroll
-                for (int w = 0; w < CHUNKS; ++w) sum[h] += w < block.parts ? sh.partial[team * block.parts + w][h][place] : 0.0f;
-            if (PAIR)
-                finish_pair(args, sink, row, token, sum, bias);
-            else
-                finish(args, sink, row, token, sum[0], bias[0]);
-        }
+            for (int w = 0; w < CHUNKS; ++w) sum[h] += w < block.parts ? sh.partial[team * block.parts + w][h][token * TOKEN_SUMS + in_tile] : 0.0f;
         __syncwarp();
         warp_arrive(&sh.stored[team], lane);
         if (++team == block.teams) team = 0, parity ^= 1;
+        if (!mine) continue;
+        if (PAIR)
+            finish_pair(args, sink, row, token, sum, bias);
+        else
+            finish(args, sink, row, token, sum[0], bias[0]);
     }
 }
 

@@ -143,8 +143,6 @@ inline ProductMatrix describe(uint32_t kind, int rows, int cols) {
 template <class A>
 void launch(void (*kernel)(A), dim3 grid, int block, size_t shared, const A& args, bool dependent = false, cudaStream_t stream = 0, int cluster = 0) {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    static const char* carveout = std::getenv("CARVEOUT");
-    if (carveout) CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, std::atoi(carveout)));
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = dependent;
@@ -272,7 +270,7 @@ inline bool run_rows(RowsArgs r, int bytes, int resident, int teams, bool depend
     }
     const int stage = parts * teams * a.slot_bytes;
     if ((int)a.stages < 1) return false;
-    launch(pair ? product_rows_pair : product_rows, dim3(grid), 32 * (parts * teams + 4), beside + a.stages * stage, r, dependent, stream);
+    launch(pair ? product_rows_pair : product_rows, dim3(grid), 32 * (parts * teams + 5), beside + a.stages * stage, r, dependent, stream);
     return true;
 }
 

@@ -13,8 +13,8 @@ use crate::error::Result;
 /// Parts of the columns, each a warp of a team's, and warps of a block that multiply.
 const PARTS: usize = 8;
 const WARPS: usize = 16;
-/// Warps beside those: one asks for weights, three store sums.
-const HELPERS: usize = 4;
+/// Warps beside those: one asks for weights, four store sums.
+const HELPERS: usize = 5;
 const MAX_STAGES: usize = 16;
 /// Shared memory of a block, as measured (tests/bench/gpu-many.md), and what the kernels declare.
 const BLOCK_BYTES: usize = 190 << 10;
@@ -22,6 +22,8 @@ const PAIR_BYTES: usize = 140 << 10;
 const DECLARED_BYTES: usize = 26 << 10;
 /// Bytes of rows that a block keeps though it need not.
 const KEPT_BYTES: usize = 128 << 10;
+/// Records of a row up to which another kernel is faster for gate and up.
+const SHORT_RECORDS: usize = 3;
 /// Units of a block from which on it keeps its rows.
 const MANY_UNITS: usize = 2;
 const RECORD_ROW_BYTES: usize = 512;
@@ -48,8 +50,11 @@ struct Shape {
 }
 
 impl Work {
-    /// None where the rows that have to be kept leave no room for rings.
+    /// None where another kernel is faster, or the rows that have to be kept leave no room for rings.
     fn shape(self, multiprocessors: usize, shared_bytes: usize) -> Option<Shape> {
+        if self.pair && records(self.cols) <= SHORT_RECORDS {
+            return None;
+        }
         let blocks = self.units.min(multiprocessors).max(1);
         let parts = records(self.cols).clamp(1, PARTS);
         let x = records(self.cols) * RECORD_ROW_BYTES * self.rows;
@@ -142,6 +147,6 @@ mod tests {
         // Two stages rather than two teams.
         assert_eq!(all(of(14336, 256, false)), Some((false, 8, 132)));
         assert_eq!(all(of(896, 56, false)), Some((false, 4, 56)));
-        assert_eq!(of(14336, 256, true), None);
+        assert_eq!((of(14336, 256, true), of(576, 96, true)), (None, None));
     }
 }
