@@ -11,7 +11,7 @@ use std::sync::Mutex;
 /// The most elements of a tile of a matrix product.
 pub const TILE_ELEMENTS: usize = 1 << 14;
 /// The same where weights are not quantised.
-pub const FLOAT_TILE: usize = 48 << 10;
+pub const FLOAT_TILE: usize = 32 << 10;
 /// Bytes of logits that are computed at once, where a row is not larger.
 const LOGIT_BYTES: usize = 8 << 20;
 /// Bytes that a batch's activations may take before the batch is made smaller.
@@ -53,7 +53,7 @@ impl Sizes {
             logit_rows: (LOGIT_BYTES / size_of::<f32>() / plan.n_vocab.max(1)).clamp(1, rows.max(1)),
             planes: if integers { planes } else { 0 },
             both: if integers && isa.reads_both() { planes } else { 0 },
-            room: plan.weights.iter().map(|w| isa.room(w.ty, w.cols)).max().unwrap_or(0).max(plan.n_embd),
+            room: plan.weights.iter().map(|w| w.cols).max().unwrap_or(0).max(plan.n_embd),
             tile: tile.max(dim),
             rope: plan.ropes.iter().map(|r| r.inv_freq.len()).sum(),
             threads,

@@ -24,10 +24,10 @@ pub struct Context<'a> {
 const INPUT_BYTES: usize = 256 << 10;
 /// The outputs that kernels like best to have together.
 const PANEL: usize = 32;
-/// Tokens of a tile of floats at the most: weights are turned for each tile.
+/// Tokens of a tile of floats at the most: its weights stay in the second-level cache for all of them.
 const FLOAT_ROWS: usize = FLOAT_TILE / 128;
 /// The tokens that kernels of floats like to have together.
-const FLOAT_TOKENS: usize = 6;
+const FLOAT_TOKENS: usize = 4;
 
 impl Context<'_> {
     /// Whether a product with any of these weights reads its input in int8.

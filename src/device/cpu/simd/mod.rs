@@ -162,22 +162,12 @@ impl Isa {
         if self != Isa::Portable && ty.block_len() > 1 { Form::Planes } else { Form::Float }
     }
 
-    /// The elements that a product with rows of `cols` columns wants for itself.
-    pub fn room(self, ty: QuantType, cols: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self != Isa::Portable {
-            return if ty.is_quantised() { 0 } else { x86::ROOM };
-        }
-        let _ = ty;
-        cols
-    }
-
     /// out[t][r] = weights.row(r) · input.row(t), for the tile's rows t and columns r, both counted from 0. `room` holds at
-    /// least as many elements as [`Isa::room`] says, and its contents mean nothing.
+    /// least `weights.cols` elements and its contents mean nothing.
     pub fn matmul(self, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, room: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self != Isa::Portable {
-            return x86::matmul(self, weights, input, out, room);
+            return x86::matmul(self, weights, input, out);
         }
         portable::matmul(weights, input, out, room);
     }

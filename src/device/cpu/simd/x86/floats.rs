@@ -1,10 +1,9 @@
-//! Weights that are not quantised: rows are multiplied as they lie, 32 columns at a time; for many tokens see `outer`.
+//! Weights that are not quantised: rows are multiplied as they lie, 16 columns at a time.
 //!
-//! A sum has 32 parts, column c in part c % 32, which are added up after each `SPAN` columns: few tokens and rows then
-//! fit into the first-level cache, and errors stay small. Nothing else decides about the bits. With fewer parts a single row's
-//! additions wait for each other, and the processor looks no further ahead in memory.
+//! A sum has 16 parts, column c in part c % 16, which are added up after each `SPAN` columns: few tokens and rows then
+//! fit into the first-level cache, and errors stay small. Nothing else decides about the bits. With more parts the registers
+//! would hold the sums of fewer rows and tokens, and loads would keep the multiplications waiting.
 
-use super::outer::{self, Square};
 use super::{Input, WeightRows};
 use crate::device::cpu::pool::Tile;
 use crate::device::cpu::simd::lanes::{Element, Lanes};
@@ -12,9 +11,9 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 /// Parts of a sum.
-pub const PARTS: usize = 32;
+const PARTS: usize = 16;
 /// Columns whose products are added up together.
-pub const SPAN: usize = 1024;
+const SPAN: usize = 1024;
 /// How far ahead of the weights that are multiplied with one token the cache is asked for more.
 const AHEAD: usize = 7 << 10;
 
@@ -30,39 +29,24 @@ struct Block<E> {
 }
 
 /// Fills the tile. `ALL` vectors hold the parts of a sum; the registers hold `K` for each of `R` rows by `T` tokens. One token is
-/// multiplied with row after row: a single stream of addresses is what the processor fetches best. `V` vectors of sums for a token are
-/// in the registers where there are many; `room` is as long as `outer` wants.
+/// multiplied with row after row: a single stream of addresses is what the processor fetches best.
 ///
 /// # Safety
 /// The CPU has L; the weights and the input are as large as the tile asks for.
 #[inline(always)]
-pub unsafe fn matmul<
-    L: Square,
-    E: Element,
-    const K: usize,
-    const R: usize,
-    const T: usize,
-    const ALL: usize,
-    const V: usize,
->(
+pub unsafe fn matmul<L: Lanes, E: Element, const K: usize, const R: usize, const T: usize, const ALL: usize>(
     weights: WeightRows<'_>,
     input: Input<'_>,
     out: &mut Tile<'_>,
-    room: &mut [f32],
 ) {
     let (rows, tokens) = (out.cols().len(), out.rows().len());
-    let turned = if tokens < outer::MANY { 0 } else { rows / outer::ROWS * outer::ROWS };
-    if turned > 0 {
-        // SAFETY: the caller's promise.
-        unsafe { outer::matmul::<L, E, V>((weights, input), 0..turned, out, room) };
-    }
     // Few tokens take the weights in the order of the memory, many take spans that stay in the cache.
     let most = match tokens {
         1 => 1,
         _ if tokens <= T => R,
         _ => rows,
     };
-    for first in (turned..rows).step_by(most.max(1)) {
+    for first in (0..rows).step_by(most.max(1)) {
         let rows = first..(first + most).min(rows);
         for col in (0..weights.cols).step_by(SPAN) {
             let mut t = 0;
@@ -128,16 +112,11 @@ unsafe fn sums<L: Lanes, E: Element, const K: usize, const R: usize, const T: us
 ) -> [[f32; R]; T] {
     // SAFETY: the caller vouches for all.
     unsafe {
-        // However many passes: the vectors are folded as they would be in one.
+        // In one pass or in two: the vectors are folded as they would be in one.
         let mut all = pass::<L, E, K, R, T>(block, span, 0);
-        match PARTS / (K * L::N) {
-            1 => {}
-            2 => all = added(all, pass::<L, E, K, R, T>(block, span, 1)),
-            _ => {
-                all = added(all, pass::<L, E, K, R, T>(block, span, 2));
-                let odd = added(pass::<L, E, K, R, T>(block, span, 1), pass::<L, E, K, R, T>(block, span, 3));
-                all = added(all, odd);
-            }
+        if PARTS > K * L::N {
+            const { assert!(PARTS <= 2 * K * L::N) };
+            all = added(all, pass::<L, E, K, R, T>(block, span, 1));
         }
         let mut sums = [[0.0; R]; T];
         for r in 0..R {

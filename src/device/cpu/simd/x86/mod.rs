@@ -11,7 +11,6 @@ mod direct;
 mod floats;
 mod lanes;
 mod multiply;
-mod outer;
 mod panel;
 mod unpack;
 
@@ -28,7 +27,6 @@ use avx512::Avx512;
 use half::{bf16, f16};
 use lanes::{Lanes, MAX_LANES, Rows};
 use multiply::{Columns, PANELS, Sums, Tokens};
-pub use outer::ROOM;
 use panel::{COLS, Fill, Panel};
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
@@ -45,7 +43,7 @@ const MAX_BYTES: usize = COLS / 32 * 34 + 16;
 /// The code for one type and instruction set.
 enum Kernel {
     Integers(Integers),
-    Floats(unsafe fn(WeightRows<'_>, Input<'_>, &mut Tile<'_>, &mut [f32])),
+    Floats(unsafe fn(WeightRows<'_>, Input<'_>, &mut Tile<'_>)),
 }
 
 /// The code for a quantised type.
@@ -61,7 +59,7 @@ struct Integers {
 
 /// A function that finds the kernel of each type for one instruction set.
 macro_rules! kernels {
-    ($name:ident, $isa:ident, $features:literal, $floats:ident by $all:literal: [$parts:literal, $rows:literal, $tokens:literal, $turned:literal]) => {
+    ($name:ident, $isa:ident, $features:literal, $floats:ident by $all:literal: [$parts:literal, $rows:literal, $tokens:literal]) => {
         fn $name(ty: QuantType) -> Kernel {
             /// # Safety
             /// As for [`Unpack::unpack`].
@@ -101,16 +99,9 @@ macro_rules! kernels {
             /// # Safety
             /// As for [`floats::matmul`].
             #[target_feature(enable = $features)]
-            unsafe fn floats<E: Element>(
-                weights: WeightRows<'_>,
-                input: Input<'_>,
-                out: &mut Tile<'_>,
-                room: &mut [f32],
-            ) {
+            unsafe fn floats<E: Element>(weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>) {
                 // SAFETY: the caller vouches for all, the instruction set among it.
-                unsafe {
-                    floats::matmul::<$floats, E, $parts, $rows, $tokens, $all, $turned>(weights, input, out, room)
-                }
+                unsafe { floats::matmul::<$floats, E, $parts, $rows, $tokens, $all>(weights, input, out) }
             }
 
             /// A scale for each half of a group, minima, or something that was added to the codes.
@@ -148,14 +139,14 @@ macro_rules! kernels {
     };
 }
 
-kernels!(avx512_kernel, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", __m512 by 2: [2, 3, 4, 4]);
-kernels!(avx2_kernel, Avx2, "avx2,fma,f16c", __m256 by 4: [1, 3, 4, 2]);
+kernels!(avx512_kernel, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", __m512 by 1: [1, 6, 4]);
+kernels!(avx2_kernel, Avx2, "avx2,fma,f16c", __m256 by 2: [1, 3, 4]);
 
 /// Fills the tile with the kernel of the instruction set, which the CPU must have.
 ///
 /// # Panics
-/// If the weights or the input are smaller than the tile, or the room than [`ROOM`].
-pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>, room: &mut [f32]) {
+/// If the weights or the input are smaller than the tile.
+pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Tile<'_>) {
     let kernel = if isa == Isa::Avx512 { avx512_kernel(weights.ty) } else { avx2_kernel(weights.ty) };
     let (rows, tokens) = (out.cols().len(), out.rows().len());
     let (elements, cols) = (tokens * input.cols, weights.cols);
@@ -168,7 +159,7 @@ pub fn matmul(isa: Isa, weights: WeightRows<'_>, input: Input<'_>, out: &mut Til
     match (kernel, tokens) {
         _ if rows == 0 => {}
         // SAFETY: all lengths were checked, and whoever chose the instruction set saw that the CPU has it.
-        (Kernel::Floats(run), _) => unsafe { run(weights, input, out, room) },
+        (Kernel::Floats(run), _) => unsafe { run(weights, input, out) },
         (Kernel::Integers(kernel), 1) => kernel.run_one(weights, input, out.row(0)),
         (Kernel::Integers(kernel), ..=FEW_TOKENS) => kernel.run::<FEW_TOKENS>(weights, input, out),
         (Kernel::Integers(kernel), _) => kernel.run::<TOKENS>(weights, input, out),
