@@ -64,6 +64,21 @@ __device__ __forceinline__ Piece apply_norm(const Piece& p, Moments m, const Pie
     return y;
 }
 
+// The same where the mean is 0 and there is no bias.
+__device__ __forceinline__ Piece apply_factor(const Piece& p, float factor, const Piece& weight) {
+    Piece y;
+#pragma unroll
+    for (int i = 0; i < PIECE; ++i) y.x[i] = __fmul_rn(__fmul_rn(p.x[i], factor), weight.x[i]);
+    return y;
+}
+
+__device__ __forceinline__ Piece add_piece(const Piece& p, const Piece& q) {
+    Piece y;
+#pragma unroll
+    for (int i = 0; i < PIECE; ++i) y.x[i] = __fadd_rn(p.x[i], q.x[i]);
+    return y;
+}
+
 __device__ __forceinline__ uint32_t pair_of_floats(float x, float y) {
     const __half2 h = __floats2half2_rn(x, y);
     return *reinterpret_cast<const uint32_t*>(&h);

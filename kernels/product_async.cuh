@@ -71,6 +71,16 @@ __device__ __forceinline__ bool barrier_passed(uint64_t* bar, uint32_t parity) {
     return done;
 }
 
+// One try that does not wait at all.
+__device__ __forceinline__ bool barrier_done(uint64_t* bar, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done)
+                 : "r"(shared_address(bar)), "r"(parity)
+                 : "memory");
+    return done;
+}
+
 __device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
     while (!barrier_passed(bar, parity)) {
     }

@@ -41,7 +41,7 @@ struct RowArgs {
     const int* chosen;
     uint32_t norm;
     float eps;
-    uint32_t x_per_expert, pad;
+    uint32_t x_per_expert, quiet;
 };
 
 struct RowsArgs {
@@ -54,8 +54,18 @@ extern "C" __global__ void prepare(const __grid_constant__ PrepareArgs args);
 extern "C" __global__ void product_small(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_small_wide(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_small_pair(const __grid_constant__ ProductArgs args);
-extern "C" __global__ void product_row(const __grid_constant__ RowArgs args);
-extern "C" __global__ void product_row_pair(const __grid_constant__ RowArgs args);
+#define ROW_KERNELS(ending)                                                           \
+    extern "C" __global__ void product_row##ending(const __grid_constant__ RowArgs args); \
+    extern "C" __global__ void product_row_pair##ending(const __grid_constant__ RowArgs args);
+ROW_KERNELS()
+ROW_KERNELS(_q4_0)
+ROW_KERNELS(_q4_0_ahead)
+ROW_KERNELS(_q8_0)
+ROW_KERNELS(_q8_0_ahead)
+ROW_KERNELS(_q5_0_q8_0)
+ROW_KERNELS(_q5_0_q8_0_ahead)
+ROW_KERNELS(_q4_k_q6_k)
+ROW_KERNELS(_q4_k_q6_k_ahead)
 extern "C" __global__ void product_rows(const __grid_constant__ RowsArgs args);
 extern "C" __global__ void product_rows_pair(const __grid_constant__ RowsArgs args);
 extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
@@ -225,8 +235,29 @@ inline Plan plan_for(ProductArgs args, Path path, int items, int stages = 0) {
     return p;
 }
 
-// product_row.cu: a ring of `ring` bytes a block, up to `blocks` blocks of 8 warps a multiprocessor.
-inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_t stream) {
+// The kernels of product_row.cuh for kinds A and B: row, pair, row ahead, pair ahead.
+struct RowKernels {
+    uint32_t a, b;
+    void (*kernels[4])(RowArgs);
+};
+
+inline const RowKernels& row_kernels(const ProductArgs& a, bool own) {
+    static const RowKernels any = {0, 0, {product_row, product_row_pair, product_row, product_row_pair}}, all[] = {
+        {KIND_Q4_0, KIND_Q4_0, {product_row_q4_0, product_row_pair_q4_0, product_row_q4_0_ahead, product_row_pair_q4_0_ahead}},
+        {KIND_Q8_0, KIND_Q8_0, {product_row_q8_0, product_row_pair_q8_0, product_row_q8_0_ahead, product_row_pair_q8_0_ahead}},
+        {KIND_Q5_0, KIND_Q8_0, {product_row_q5_0_q8_0, product_row_pair_q5_0_q8_0, product_row_q5_0_q8_0_ahead, product_row_pair_q5_0_q8_0_ahead}},
+        {KIND_Q4_K, KIND_Q6_K, {product_row_q4_k_q6_k, product_row_pair_q4_k_q6_k, product_row_q4_k_q6_k_ahead, product_row_pair_q4_k_q6_k_ahead}}};
+    for (const RowKernels& k : all) {
+        bool fits = own;
+        for (uint32_t i = 0; i < a.matrices; ++i) fits &= a.matrix[i].kind == k.a || a.matrix[i].kind == k.b;
+        if (fits) return k;
+    }
+    return any;
+}
+
+// product_row.cuh: a ring of `ring` bytes a block, up to `blocks` blocks of 8 warps a multiprocessor, as src/device/cuda/row.rs
+// launches it; without `own` by the kernels for any kinds, and with no more blocks than `most`.
+inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_t stream, bool own = true, int most = 1 << 30) {
     ProductArgs& a = r.product;
     const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
     uint32_t units = 0;
@@ -238,8 +269,11 @@ inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_
     }
     const int parts = std::min(8, records_of(a.cols)), warps = pair && parts <= 3 && r.hidden ? 2 * parts : parts, stage = warps * a.slot_bytes;
     a.units = units, a.stages = std::max(2, std::min(16, ring / stage));
-    const size_t shared = steps_of(a.cols) * 128 + a.stages * stage;
-    launch(pair ? product_row_pair : product_row, dim3(std::min<int>(units, multiprocessors() * blocks * 8 / warps)), 32 * (warps + 2), shared, r, dependent, stream);
+    r.quiet = std::max(1, (20 << 10) / (int)a.slot_bytes);
+    const int together = blocks * 8 / warps, grid = std::min({(int)units, multiprocessors() * together, most});
+    const bool dense = warps == 8 || (int)units > multiprocessors();
+    const size_t shared = std::max<size_t>(steps_of(a.cols) * 128 + a.stages * stage, dense ? 227 * 1024 / (together + 1) + 1024 : 0);
+    launch(row_kernels(a, own).kernels[pair + 2 * ((int)units == grid)], dim3(grid), 32 * (warps + 2), shared, r, dependent, stream);
 }
 
 // product_rows.cu: up to `blocks` blocks of `bytes` of shared memory at the most, of up to so many teams; x is kept whole where it has to be, or

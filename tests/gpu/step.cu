@@ -3,7 +3,7 @@
 // kind of kernel costs: the step's time less that of the step without it. Of several rows it tries other cuts of each product, too.
 //
 //   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu \
-//       kernels/{prepare,product_small,product_row,product_rows,product_many_16,product_many_32,product_many_64,attend_decode,sample}.cu
+//       kernels/{prepare,product_small,product_row,product_row_kinds,product_rows,product_many_16,product_many_32,product_many_64,attend_decode,sample}.cu
 //   step [parts] [rows=N] [model ..]
 #include <functional>
 #include <memory>

@@ -238,7 +238,7 @@ pub(super) struct PackedProduct {
     pub limit: f32,
 }
 
-/// product_row.cu
+/// product_row.cuh
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(super) struct RowProduct {
@@ -250,7 +250,7 @@ pub(super) struct RowProduct {
     pub norm: u32,
     pub eps: f32,
     pub x_per_expert: u32,
-    pub pad: u32,
+    pub quiet: u32,
 }
 
 /// product_rows.cu

@@ -124,7 +124,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether `n` rows of `cols` columns go through product_row.cu, which takes one.
+    /// Whether `n` rows of `cols` columns go through product_row.cuh, which takes one.
     pub(super) fn one_row(&self, way: Way, n: usize, cols: usize) -> bool {
         way == Way::Small && n == 1 && self.has_code(Way::Split) && row::fits(cols, self.weights.gpu.card.shared_bytes)
     }

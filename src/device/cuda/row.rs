@@ -1,7 +1,7 @@
-//! Products of one row of activations: how product_row.cu is launched in the steps of a single sequence.
+//! Products of one row of activations: how product_row.cuh is launched in the steps of a single sequence.
 //!
-//! The sums are those of the other ways. Two blocks fill a multiprocessor by their registers, and so every kernel's blocks are
-//! dealt out evenly (tests/bench/gpu-decode.md).
+//! The sums are those of the other ways. Two blocks of eight warps fill a multiprocessor, and so every kernel's blocks are dealt
+//! out evenly (tests/bench/gpu-decode.md).
 
 use super::kernels::Launch;
 use super::packed::{Packed, records};
@@ -21,6 +21,11 @@ const SHORT_RECORDS: usize = 3;
 /// Blocks of eight warps that a multiprocessor takes of one launch.
 const BLOCKS: usize = 2;
 const STEP_COLS: usize = 64;
+/// Bytes under way to a block until its row is there: few, or the row comes after them.
+const QUIET_BYTES: usize = 20 << 10;
+/// Pairs of kinds that have kernels of their own, and these kernels' ending.
+const KINDS: [([u32; 2], &str); 4] =
+    [([1, 1], "q4_0"), ([5, 5], "q8_0"), ([3, 5], "q5_0_q8_0"), ([8, 10], "q4_k_q6_k")];
 /// The largest piece of any type, and above the shared memory that the kernels declare.
 const MOST_PIECE_BYTES: usize = 4352;
 const DECLARED_BYTES: usize = 8 << 10;
@@ -46,6 +51,21 @@ pub(super) fn fits(cols: usize, shared_bytes: usize) -> bool {
     row_bytes(cols) + 2 * WARPS * MOST_PIECE_BYTES + DECLARED_BYTES <= shared_bytes
 }
 
+/// Shared memory of a block with which a multiprocessor takes no more than `blocks`, besides what the kernel declares. With one more
+/// the blocks that start while another kernel ends are dealt out unevenly.
+fn no_more_than(blocks: usize, shared_bytes: usize) -> usize {
+    shared_bytes / (blocks + 1) + 1024
+}
+
+/// The kernel for matrices of these sizes; `ahead` where no block has more than one unit.
+fn kernel(sizes: &[Packed], pair: bool, ahead: bool) -> (&'static str, String) {
+    let name = if pair { "product_row_pair" } else { "product_row" };
+    match KINDS.iter().find(|(kinds, _)| sizes.iter().all(|p| kinds.contains(&p.kind))) {
+        Some((_, ending)) => ("product_row_kinds", format!("{name}_{ending}{}", if ahead { "_ahead" } else { "" })),
+        None => ("product_row", name.to_string()),
+    }
+}
+
 impl Run<'_> {
     pub(super) fn launch_row(
         &self,
@@ -67,8 +87,13 @@ impl Run<'_> {
         // Two blocks find room together.
         let room = (gpu.card.shared_bytes / 2).saturating_sub(DECLARED_BYTES + row_bytes(args.cols as usize));
         args.stages = args.stages.min((room / (warps * piece)) as u32).max(2);
-        let shared_bytes = row_bytes(args.cols as usize) + args.stages as usize * warps * piece;
-        let mut row = RowProduct { product: args, ..RowProduct::default() };
+        let wanted = row_bytes(args.cols as usize) + args.stages as usize * warps * piece;
+        let multiprocessors = gpu.card.multiprocessors.max(1);
+        let together = BLOCKS * WARPS / warps;
+        let dense = warps == WARPS || units > multiprocessors;
+        let shared_bytes = wanted.max(if dense { no_more_than(together, gpu.card.shared_bytes) } else { 0 });
+        let quiet = QUIET_BYTES / piece.max(1);
+        let mut row = RowProduct { product: args, quiet: quiet.max(1) as u32, ..RowProduct::default() };
         if let Some(plain) = group.x.plain {
             row.hidden = plain.at;
             if let Some(norm) = plain.norm {
@@ -80,11 +105,13 @@ impl Run<'_> {
         if let Some(chosen) = group.chosen {
             (row.chosen, row.x_per_expert) = (chosen.at, chosen.x_each.into());
         }
-        let blocks = BLOCKS * WARPS / warps * gpu.card.multiprocessors.max(1);
+        let blocks = together * multiprocessors;
+        let grid = [units.min(blocks.div_ceil(experts)), experts, 1];
+        let (file, name) = kernel(sizes, pair, grid[0] == units && group.chosen.is_none());
         let launch = Launch {
-            file: "product_row",
-            name: if pair { "product_row_pair" } else { "product_row" },
-            grid: [units.min(blocks.div_ceil(experts)), experts, 1],
+            file,
+            name: &name,
+            grid,
             threads: 32 * (warps + HELPERS) as u32,
             shared_bytes: shared_bytes as u32,
             ..Launch::default()
