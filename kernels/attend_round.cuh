@@ -4,18 +4,9 @@
 // 16 elements of its 16 tokens. The weights go through shared memory, and each warp adds 16 elements of all tokens' values: no
 // warp has a part of a sum that another has to add. All addresses are worked out once, before the kernel waits.
 #pragma once
-#include <type_traits>
-
 #include "attend_split.cuh"
-#include "product_async.cuh"
 
 constexpr int DECODE_WARPS = 8;
-
-// A value that the compiler takes for a new one: what follows from it is worked out here, not anew at each use nor before.
-__device__ __forceinline__ int fresh(int x) {
-    asm volatile("" : "+r"(x));
-    return x;
-}
 
 template <int LIMIT, int ROUND>
 struct __align__(32) Ready {
@@ -115,10 +106,6 @@ struct Addresses {
         queries = fresh(queries), keys = fresh(keys), put_weights = fresh(put_weights), put_top = fresh(put_top), weights = fresh(weights), tops = fresh(tops);
     }
 };
-
-__device__ __forceinline__ void put_half(uint32_t at, float x) {
-    asm volatile("st.shared.b16 [%0], %1;" ::"r"(at), "h"(__half_as_ushort(__float2half_rn(x))) : "memory");
-}
 
 // The scores of a tile's tokens become weights, relative to the tile's highest. `visible`: of tokens g and g + 8.
 template <int DIM, int LIMIT, int ROUND>

@@ -15,6 +15,7 @@
 extern "C" __global__ void attend_decode_d64(const Attend p);
 extern "C" __global__ void attend_decode_d128(const Attend p);
 extern "C" __global__ void attend_decode_d64_few(const Attend p);
+extern "C" __global__ void attend_decode_d64_splits(const Attend p);
 extern "C" __global__ void attend_decode_d128_few(const Attend p);
 extern "C" __global__ void attend_decode(const Attend p);
 extern "C" __global__ void attend_decode_d256(const Attend p);
@@ -31,6 +32,7 @@ struct Way {
     const char* name;
     void (*kernel)(Attend);
     size_t shared;
+    bool near = false;  // up to 8 splits are a cluster
 };
 
 // As kernels/attend_decode.cu says: rounds of keys, then of values.
@@ -45,8 +47,12 @@ static bool knows_clusters(const Way& way) {
 
 static std::vector<Way> ways(const Heads& h) {
     std::vector<Way> all;
-    if (h.dim == 64) all = {{"d64", attend_decode_d64, round_bytes(64, 1)}, {"d64_few", attend_decode_d64_few, round_bytes(64, 2)}};
-    if (h.dim == 128) all = {{"d128", attend_decode_d128, round_bytes(128, 1)}, {"d128_few", attend_decode_d128_few, round_bytes(128, 2)}};
+    if (h.dim == 64)
+        all = {{"d64", attend_decode_d64, round_bytes(64, 1)}, {"few", attend_decode_d64_few, round_bytes(64, 2)},
+               {"splits", attend_decode_d64_splits, round_bytes(64, 2)}, {"near", attend_decode_d64_splits, round_bytes(64, 2), true}};
+    if (h.dim == 128)
+        all = {{"d128", attend_decode_d128, round_bytes(128, 1)}, {"few", attend_decode_d128_few, round_bytes(128, 2)},
+               {"near", attend_decode_d128_few, round_bytes(128, 2), true}};
     if (h.dim <= 128 && h.dim != 64 && h.dim != 128) all = {{"any", attend_decode, round_bytes(h.dim, 1)}};
     if (h.dim > 128) all = {{"d256", attend_decode_d256, round_bytes(h.dim, 1)}};
     return all;
@@ -129,7 +135,7 @@ struct Batch {
         p.kv = {(uint8_t*)device_kv->data, page_elements() * 2, device_tables->data, pages_each + 1, 0, 1, layer, h.kv, h.dim, 0};
         p.scale = 1 / std::sqrt((float)h.dim), p.window = h.window, p.q_heads = h.q, p.q_stride = h.q * h.dim, p.kv_stride = h.kv * h.dim, p.splits = splits;
         launch(way.kernel, dim3(splits, h.kv * ((h.q / h.kv + 7) / 8), n), 256, way.shared, p, dependent, stream,
-               knows_clusters(way) && splits > 1 ? std::min(splits, 8) : 0);
+               way.near && knows_clusters(way) && splits > 1 && splits <= 8 ? splits : 0);
     }
 
     // A head, normed and rotated.

@@ -30,6 +30,7 @@ struct Sample {
 extern "C" __global__ void attend_decode_d64(const Attend p);
 extern "C" __global__ void attend_decode_d128(const Attend p);
 extern "C" __global__ void attend_decode_d64_few(const Attend p);
+extern "C" __global__ void attend_decode_d64_splits(const Attend p);
 extern "C" __global__ void attend_decode_d128_few(const Attend p);
 extern "C" __global__ void sample(const Sample p);
 
@@ -260,8 +261,10 @@ struct Step {
         // As src/device/cuda/attend.rs chooses.
         const bool few = splits * s.kv_heads * n <= multiprocessors();
         const size_t round = (size_t)2 * 128 * 2 * s.dim;
-        launch(s.dim == 64 ? few ? attend_decode_d64_few : attend_decode_d64 : few ? attend_decode_d128_few : attend_decode_d128, dim3(splits, s.kv_heads, n), 256,
-               few ? 2 * round : round, p, true, stream, splits > 1 ? std::min(splits, 8) : 0);
+        void (*const kernel)(Attend) = s.dim == 128 ? few ? attend_decode_d128_few : attend_decode_d128
+                                       : few        ? splits > 1 ? attend_decode_d64_splits : attend_decode_d64_few
+                                                    : attend_decode_d64;
+        launch(kernel, dim3(splits, s.kv_heads, n), 256, few ? 2 * round : round, p, true, stream, few && splits > 1 && splits <= 8 ? splits : 0);
     }
 
     // `without` names one kind of kernel to leave out.

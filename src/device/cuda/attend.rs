@@ -1,5 +1,6 @@
 //! Attention: what its kernels are told, in a prompt and in decoding.
 
+use super::kernels::Launch;
 use super::params;
 use super::pass::Run;
 use super::products::PackedRows;
@@ -13,6 +14,8 @@ const STEP_COLS: usize = 64;
 /// Threads of a block in decoding, and the query heads that it takes together.
 const DECODE_THREADS: u32 = 256;
 const HEADS_TOGETHER: usize = 8;
+/// Splits of a row that may be one cluster of blocks, which merge through shared memory.
+const CLUSTER_SPLITS: usize = 8;
 /// Above the shared memory that attention's kernels declare.
 const DECLARED_BYTES: usize = 24 << 10;
 /// Three tiles of 64 keys and values in f16, by a head's width.
@@ -155,13 +158,21 @@ impl Run<'_> {
         let few = made_for(dim)
             && grid.iter().product::<usize>() <= card.multiprocessors
             && 2 * round_bytes(dim) + DECLARED_BYTES <= card.shared_bytes;
+        let split = grid[0] > 1;
         let name = match (dim, few) {
-            (64 | 128, false) => format!("attend_decode_d{dim}"),
-            (64 | 128, true) => format!("attend_decode_d{dim}_few"),
-            (..128, _) => "attend_decode".to_string(),
-            _ => "attend_decode_d256".to_string(),
+            (64, true) if split => "attend_decode_d64_splits",
+            (64, true) => "attend_decode_d64_few",
+            (64, false) => "attend_decode_d64",
+            (128, true) => "attend_decode_d128_few",
+            (128, false) => "attend_decode_d128",
+            (..128, _) => "attend_decode",
+            _ => "attend_decode_d256",
         };
-        let shared = round_bytes(dim) * if few { 2 } else { 1 };
-        self.launch("attend_decode", &name, grid, (DECODE_THREADS, shared as u32), p)
+        let shared_bytes = (round_bytes(dim) * if few { 2 } else { 1 }) as u32;
+        // Clusters that many blocks wait for would cost more than they save.
+        let near = few && split && grid[0] <= CLUSTER_SPLITS && self.weights.gpu.kernels()?.abilities.clusters;
+        let cluster = if near { grid[0] as u32 } else { 0 };
+        let file = "attend_decode";
+        self.send(&Launch { file, name, grid, threads: DECODE_THREADS, shared_bytes, cluster }, p)
     }
 }

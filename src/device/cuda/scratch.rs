@@ -8,7 +8,7 @@ use crate::plan::{Limits, PAGE_TOKENS, Plan, Step};
 
 /// Rows of one pass of decoding; more are run in several passes.
 pub(super) const DECODE_ROWS: usize = 64;
-/// Splits of attention's rows: MIN_SPLIT and MAX_SPLITS of kernels/attend_decode.cu.
+/// Splits of attention's rows: as kernels/attend_split.cuh has them.
 const MIN_SPLIT: usize = 256;
 const MAX_SPLITS: usize = 32;
 /// Floats of a split's part of a head beside its elements.
