@@ -22,6 +22,11 @@ pub trait Device: Send + Sync {
     /// The limits that suit this device for this plan; the engine may lower them.
     fn limits(&self, plan: &Plan) -> Limits;
 
+    /// Whether the weights stay in the mapped file.
+    fn reads_file(&self) -> bool {
+        false
+    }
+
     /// Puts the weights on the device. Refuses with code 2 before anything is uploaded if weights and working memory do not
     /// fit. `progress` is called with bytes done and bytes in all, and ends the load with an error where it returns false.
     fn load(

@@ -6,7 +6,7 @@ use super::relief::with_relief;
 use super::vocabulary::Vocabulary;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Source};
 use crate::model;
 use crate::plan::{KvType, Limits, Plan, lower};
 use crate::token::{Encode, Tokenizer};
@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const CONTEXT: &str = "WORKER_ORCD_CONTEXT";
+/// Bytes that are mapped at once; it takes less than a millisecond.
+const POPULATED_BYTES: u64 = 4 << 20;
 const PREFIX: &str = "WORKER_ORCD_PREFIX";
 
 /// What a host asks of a load beyond the file.
@@ -44,7 +46,7 @@ pub(super) fn load(
     let limits = limits(device, &plan, options);
     let family = spec.family;
     let name = path.display();
-    let (tokenizer, loaded) = with_tokenizer(&gguf, |wanted| {
+    let (tokenizer, loaded) = with_tokenizer(&gguf, device.reads_file(), |wanted| {
         let mut progress = |done: u64, all: u64| {
             log::debug!("loading {name}: {done} of {all} bytes");
             progress(done, all) && wanted.load(Ordering::Relaxed)
@@ -62,8 +64,8 @@ pub(super) fn load(
 }
 
 /// The tokenizer, made by a thread of its own while `load` brings the weights to the device: a large vocabulary takes as long.
-/// What `load` is given turns false once the tokenizer has failed.
-fn with_tokenizer<T>(gguf: &Gguf, load: impl FnOnce(&AtomicBool) -> T) -> (Result<Tokenizer>, T) {
+/// What `load` is given turns false once the tokenizer has failed. `mapped`: the weights stay in the file.
+fn with_tokenizer<T>(gguf: &Gguf, mapped: bool, load: impl FnOnce(&AtomicBool) -> T) -> (Result<Tokenizer>, T) {
     let wanted = AtomicBool::new(true);
     let make = || {
         let made = Tokenizer::from_metadata(gguf.metadata());
@@ -74,12 +76,28 @@ fn with_tokenizer<T>(gguf: &Gguf, load: impl FnOnce(&AtomicBool) -> T) -> (Resul
         let thread = std::thread::Builder::new().name("orcd-tokenizer".into()).spawn_scoped(scope, make);
         let loaded = load(&wanted);
         let tokenizer = match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Ok(thread) => {
+                if mapped {
+                    populate(gguf.source(), || thread.is_finished());
+                }
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
             // A machine that gives no thread makes it here.
             Err(_) => make(),
         };
         (tokenizer, loaded)
     })
+}
+
+/// Maps the file's first bytes until `done`: what waits for a large vocabulary has nothing else to do, and the first token reads them.
+fn populate(source: &Source, done: impl Fn() -> bool) {
+    let mut start = 0;
+    while !done() {
+        match source.populate(start, POPULATED_BYTES) {
+            0 => return,
+            bytes => start += bytes,
+        }
+    }
 }
 
 fn limits(device: &Arc<dyn Device>, plan: &Plan, options: LoadOptions) -> Limits {

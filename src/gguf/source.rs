@@ -9,6 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
@@ -76,6 +78,22 @@ impl Part {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    fn populate(&self, start: u64, bytes: u64) -> u64 {
+        match self {
+            Part::File { map, .. } => {
+                let done = map.advise_range(Advice::PopulateRead, start as usize, bytes as usize);
+                if done.is_ok() { bytes } else { 0 }
+            }
+            Part::Memory(_) => 0,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn populate(&self, _: u64, _: u64) -> u64 {
+        0
+    }
+
     /// Fills `out` from `offset` on, all of it.
     pub(super) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         match self {
@@ -124,6 +142,18 @@ impl Source {
     /// Bytes of all parts together.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
+    }
+
+    /// Asks the system to map the bytes from `start` on (counted over all parts) before they are read, which is when it would map
+    /// them a few pages at a time. How many it was asked for, at most `bytes`: none at the end, or where the system cannot.
+    pub fn populate(&self, mut start: u64, bytes: u64) -> u64 {
+        for part in &self.parts {
+            match start.checked_sub(part.len()) {
+                Some(rest) => start = rest,
+                None => return part.populate(start, bytes.min(part.len() - start)),
+            }
+        }
+        0
     }
 
     /// The file of a part; `None` if there is no such part, or it is in memory.
@@ -192,6 +222,19 @@ mod tests {
         for (offset, bytes) in [(99, 2), (u64::MAX, 1), (1, u64::MAX)] {
             let r = TensorRef { part: 0, offset, bytes };
             assert!(source().bytes(&r).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_file_is_populated_piece_by_piece_to_its_end() {
+        assert_eq!((source().populate(0, 50), source().populate(100, 1), source().populate(u64::MAX, 1)), (0, 0, 0));
+        let path = std::env::temp_dir().join(format!("worker-orcd-populate-{}", std::process::id()));
+        std::fs::write(&path, [1; 10_000]).unwrap();
+        let source = Source::new(vec![Part::open(&path).unwrap(), Part::open(&path).unwrap()]);
+        std::fs::remove_file(&path).unwrap();
+        for (start, want) in [(0, 8192), (8192, 1808), (10_000, 8192), (18_192, 1808), (20_000, 0)] {
+            let done = source.populate(start, 8192);
+            assert!(done == want || done == 0, "{done} from {start}");
         }
     }
 

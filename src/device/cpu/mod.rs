@@ -130,6 +130,10 @@ impl Device for Cpu {
         }
     }
 
+    fn reads_file(&self) -> bool {
+        true
+    }
+
     fn load(
         &self,
         plan: Arc<Plan>,
