@@ -47,6 +47,8 @@ pack() {
     done
     products "$to/products"
     products "$to/products-watched" -DEVERY_LANE_ARRIVES
+    program "$to/chosen" tests/gpu/chosen.cu kernels/prepare.cu kernels/experts.cu kernels/ffn.cu kernels/route_*.cu kernels/product_row.cu \
+        kernels/product_many_*.cu kernels/product_experts.cu
     program "$to/attend" tests/gpu/attend.cu kernels/attend_prefill.cu
     program "$to/decode" tests/gpu/decode.cu kernels/attend_decode.cu
     cargo build
@@ -105,6 +107,7 @@ run() {
     export WORKER_ORCD_GOLDENS WORKER_ORCD_TEST_DEVICE=cuda WORKER_ORCD_DEVICE=cuda
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || true
     check "products" ./products check
+    check "experts" ./chosen check
     check "a prompt's attention" ./attend check
     check "attention in decoding" ./decode check
     for test in steps golden_models company window far_rows nothing two_models stubs; do

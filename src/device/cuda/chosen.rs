@@ -5,7 +5,7 @@
 use super::driver::Ptr;
 use super::kernels::Launch;
 use super::packed::{Packed, records};
-use super::params::{ExpertsProduct, PackedProduct, RouteCluster};
+use super::params::{Choices, ExpertsProduct, PackedProduct, RouteCluster};
 use super::pass::Run;
 use super::products::ChosenExperts;
 use super::ways::Way;
@@ -51,6 +51,8 @@ struct Cut {
     /// Rings in a block, in stages each, and items whose rows it keeps.
     stages: usize,
     x_buffers: usize,
+    /// Teams that share rings.
+    share: usize,
 }
 
 /// Elements from row to row of activations.
@@ -59,13 +61,13 @@ pub(super) fn row_stride(cols: usize) -> usize {
 }
 
 impl Cut {
-    /// As measured (tests/bench/gpu-many.md): one row leaves room for a block of the next kernel; of many, an expert has more than
-    /// eight too often to read it twice.
+    /// As measured (tests/bench/gpu-many.md): of many rows, an expert has more than eight too often to read it twice.
     fn new(rows: usize, choices: usize, experts: usize) -> Cut {
         match rows {
-            1 => Cut { most: 1, teams: 3, stages: 3, x_buffers: 2 },
-            _ if choices <= 5 * experts => Cut { most: rows.min(8), teams: 4, stages: 3, x_buffers: 2 },
-            _ => Cut { most: 16, teams: 4, stages: 3, x_buffers: 1 },
+            1 => Cut { most: 1, teams: 3, stages: 3, x_buffers: 2, share: 1 },
+            ..=8 => Cut { most: rows, teams: 4, stages: 3, x_buffers: 2, share: 1 },
+            _ if choices <= 5 * experts => Cut { most: 8, teams: 4, stages: 3, x_buffers: 2, share: 2 },
+            _ => Cut { most: 16, teams: 4, stages: 3, x_buffers: 1, share: 2 },
         }
     }
 
@@ -156,15 +158,18 @@ impl Run<'_> {
         args.slot_bytes = piece as u32;
         let params = ExpertsProduct {
             product: args,
-            chosen: chosen.at,
-            slot: sorted.slot,
-            choices: choices as u32,
-            used: chosen.used as u32,
-            experts: sorted.experts as u32,
+            choices: Choices {
+                chosen: chosen.at,
+                slot: sorted.slot,
+                count: choices as u32,
+                used: chosen.used as u32,
+                experts: sorted.experts as u32,
+                most: cut.most as u32,
+            },
             x_divide: if chosen.x_each { 1 } else { chosen.used as u32 },
             x_buffers: cut.x_buffers as u32,
             chosen_before: chosen.x_each.into(),
-            ..ExpertsProduct::default()
+            share: cut.share as u32,
         };
         let launch = Launch {
             file: "product_experts",

@@ -37,7 +37,8 @@ impl Run<'_> {
         let fits = route_bytes(n_embd) + ROUTE_DECLARED_BYTES <= self.weights.gpu.card.shared_bytes;
         let plain = self.weights.plan.weight(e.router.weight).ty == QuantType::F32 && n_embd.is_multiple_of(8);
         let few = n <= FEW_ROWS && 4 * n_embd <= FEW_ROWS_BYTES;
-        let sorts = plain && few && self.sorts_itself(e);
+        // One row is routed best by many blocks.
+        let sorts = plain && few && self.sorts_itself(e) && (n > 1 || self.routes_by_clusters(e));
         match plain {
             true if sorts && self.routes_by_clusters(e) => self.route_cluster(e)?,
             true if alone && !sorts && fits => self.route_row(e)?,

@@ -8,6 +8,7 @@ mod card;
 mod chosen;
 mod driver;
 mod executor;
+mod expert_params;
 mod experts;
 mod few;
 mod gpu;

@@ -2,8 +2,8 @@
 // src/device/cuda queues them, in a graph. Checks that all ways make the same bits, and says what each kernel costs: the time less that
 // without it.
 //
-//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/experts.cu kernels/{prepare,experts,ffn,route_*,product_row,product_many_*,product_experts}.cu
-//   experts [check] [parts] [ROWS ..]
+//   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/chosen.cu kernels/{prepare,experts,ffn,route_*,product_row,product_many_*,product_experts}.cu
+//   chosen [check] [parts] [ROWS ..]
 #include <memory>
 #include <string>
 
@@ -48,13 +48,15 @@ struct Combine {
     int used, width, add;
 };
 
+struct Choices {
+    const int *chosen, *slot;
+    uint32_t count, used, experts, most;
+};
+
 struct ExpertsArgs {
     ProductArgs product;
-    const int *chosen, *slot;
-    uint32_t choices, used, experts, x_divide, x_buffers, chosen_before;
-    const uint8_t* ahead;
-    unsigned long long ahead_expert_bytes;
-    uint32_t ahead_bytes, pad;
+    Choices choices;
+    uint32_t x_divide, x_buffers, chosen_before, share;
 };
 
 struct RouteCluster {
@@ -105,15 +107,14 @@ __global__ void mend_scales(uint8_t* p, ProductMatrix m, uint32_t records) {
 }
 
 struct Cut {
-    int teams, blocks, stages, buffers;
+    int teams, blocks, stages, buffers, share;
 };
 
 struct Way {
     bool fused = false;  // product_experts
     int most = 8;
-    Cut pair = {2, 2, 3, 1}, down = {2, 2, 3, 1};
+    Cut pair = {2, 2, 3, 1, 1}, down = {2, 2, 3, 1, 1};
     int clusters = 1;  // rows of a cluster of route_cluster; 0: the kernels before
-    int ahead = 0;     // parts in a hundred of down brought near by gate and up
 };
 
 size_t shared_bytes(const Cut& cut, int most) {
@@ -187,9 +188,8 @@ struct Model {
         p.tokens = w.most, p.x = (const uint8_t*)(pair ? rows : acts), p.x_stride = X_STRIDE, p.store = pair ? 4 : STORE_F32;
         p.matrix[0].out = pair ? (void*)acts : outputs, p.matrix[0].out_stride = pair ? X_STRIDE : COLS;
         p.slot_bytes = p.matrix[0].piece_bytes, p.stages = cut.stages;
-        e.chosen = chosen, e.slot = n > 1 ? slot : nullptr, e.choices = n * USED, e.used = USED, e.experts = EXPERTS, e.x_divide = pair ? USED : 1;
-        e.x_buffers = cut.buffers, e.chosen_before = !pair;
-        if (pair && w.ahead) e.ahead = l.down.weights, e.ahead_expert_bytes = l.down.expert_bytes, e.ahead_bytes = l.down.expert_bytes / 100 * w.ahead / 16 * 16;
+        e.choices = {chosen, n > 1 ? slot : nullptr, (uint32_t)n * USED, USED, EXPERTS, (uint32_t)w.most};
+        e.x_divide = pair ? USED : 1, e.x_buffers = cut.buffers, e.share = cut.share, e.chosen_before = !pair;
         auto kernel = w.most <= 8 ? (pair ? product_experts_8_pair : product_experts_8) : (pair ? product_experts_16_pair : product_experts_16);
         launch(kernel, dim3(multiprocessors() * cut.blocks), 32 * (4 * cut.teams + 2), shared_bytes(cut, w.most), e, true, stream);
     }
@@ -200,6 +200,7 @@ struct Model {
         ProductArgs& a = r.product = arguments(l, pair);
         a.tokens = 1, a.x_stride = 8, a.x = ffn, a.store = pair ? STORE_RECORDS : STORE_F32, a.matrix[0].out = pair ? (void*)ffn : outputs, a.matrix[0].out_stride = pair ? 8 : COLS;
         a.units = a.matrix[0].tiles, a.slot_bytes = a.matrix[0].piece_bytes, a.stages = 2;
+        r.quiet = (20 << 10) / a.slot_bytes;
         if (pair) r.hidden = hidden, r.norm_weight = l.norm, r.norm = 1, r.eps = 1e-5f;
         r.chosen = chosen, r.x_per_expert = !pair;
         launch(pair ? product_row_pair : product_row, dim3((2 * multiprocessors() + USED - 1) / USED, USED), 320, steps_of(COLS) * 128 + a.stages * 8 * a.slot_bytes, r, true, stream);
@@ -267,7 +268,7 @@ struct Model {
 std::string name(const Way& w) {
     if (!w.fused) return "row or many";
     char text[120];
-    std::snprintf(text, sizeof text, "experts %2d: pair %dx%d, %d stages, %d of x; down %dx%d, %d, %d; %d a cluster, %d ahead", w.most, w.pair.teams, w.pair.blocks, w.pair.stages, w.pair.buffers, w.down.teams, w.down.blocks, w.down.stages, w.down.buffers, w.clusters, w.ahead);
+    std::snprintf(text, sizeof text, "experts %2d: pair %dx%d, %d stages, %d of x, %d share; down %dx%d, %d, %d, %d; %d a cluster", w.most, w.pair.teams, w.pair.blocks, w.pair.stages, w.pair.buffers, w.pair.share, w.down.teams, w.down.blocks, w.down.stages, w.down.buffers, w.down.share, w.clusters);
     return text;
 }
 
@@ -291,31 +292,25 @@ int main(int argc, char** argv) {
         else counts.push_back(std::atoi(argv[i]));
     }
     if (counts.empty()) counts = {1, 2, 8, 16, 32, 64};
+    cudaFuncAttributes attributes;
+    CHECK(cudaFuncGetAttributes(&attributes, product_many_16));
+    if (attributes.sharedSizeBytes == 0) return std::printf("skipped: the code for this card has none of these kernels\n"), 0;
     Model model;
     for (int n : counts) {
         std::vector<Way> ways = {{false}};
-        for (int most : {1, 8, 16}) {
-            if (most == 1 ? n > 1 : most == 8 ? n == 1 : n <= 8) continue;
+        const int few = std::min(n, 8), each = n > 32 ? 2 : 1;
+        for (int most : {few, 16}) {
+            if (most == 16 && n <= 8) continue;
             for (int teams : {2, 3, 4})
-                for (int blocks : {1, 2})
+                for (int share : {1, 2, 4})
                     for (int buffers : {1, 2})
-                        for (int stages : {2, 3, 4, 6, 8}) {
-                            const Cut cut = {teams, blocks, stages, buffers};
-                            if (teams == 2 ? blocks == 1 && most == 8 : blocks == 2) continue;
-                            const size_t bytes = shared_bytes(cut, most) + 8 * 1024;
-                            if (bytes * blocks > 227 * 1024 || bytes * blocks < (most == 1 ? 60 : 100) * 1024) continue;
-                            ways.push_back({true, most, cut, cut, n > 32 ? 2 : 1});
+                        for (int stages : {3, 4, 6}) {
+                            const Cut cut = {teams, teams == 2 ? 2 : 1, stages, buffers, share};
+                            const size_t bytes = (shared_bytes(cut, most) + 8 * 1024) * cut.blocks;
+                            if (teams % share || bytes > 227 * 1024 || (n > 4 && (bytes < 150 * 1024 || stages > 4)) || (n < 8 && share > 1)) continue;
+                            ways.push_back({true, most, cut, cut, each});
                         }
         }
-        if (n == 1)
-            for (int teams : {2, 3, 4}) {
-                const Cut cut = {teams, teams == 2 ? 2 : 1, 3, 2};
-                for (int ahead : {25, 50, 100}) ways.push_back({true, 1, cut, cut, 1, ahead});
-            }
-        const Cut two = {2, 2, 2, 1}, four = {4, 1, 3, 1};
-        ways.push_back({true, n == 1 ? 1 : 8, two, two, 0});
-        ways.push_back({true, n == 1 ? 1 : 8, four, four, 0});
-        ways.push_back({true, n == 1 ? 1 : 8, four, four, n > 1 ? 2 : 1, 30});
         const auto want = model.result(n, ways[0]);
         std::printf("%d rows, %d experts in the last layer\n", n, model.used_experts(n));
         for (const Way& w : ways) {
