@@ -91,16 +91,17 @@ struct Cursor {
     }
 };
 
-// What a launch's matrices may be made of: anything, or two kinds.
+// What a launch's matrices may be made of: anything, or two kinds. The steps of a record are unrolled for the kinds of large models;
+// where a kernel multiplies a record or two, the longer code takes more time to come than it saves.
 struct AnyKind {
     static constexpr bool UNROLLED = false;
     template <class F>
     __device__ static void with(uint32_t kind, F&& f) { with_kind(kind, f); }
 };
 
-template <uint32_t A, uint32_t B>
+template <uint32_t A, uint32_t B, bool UNROLL>
 struct TwoKinds {
-    static constexpr bool UNROLLED = true;
+    static constexpr bool UNROLLED = UNROLL;
     template <class F>
     __device__ static void with(uint32_t kind, F&& f) {
         if (A == B || kind == A)

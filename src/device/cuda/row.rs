@@ -119,3 +119,40 @@ impl Run<'_> {
         self.send(&launch, &row)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::QuantType;
+
+    fn packed(types: &[QuantType]) -> Vec<Packed> {
+        types.iter().map(|&ty| Packed::new(ty, 4096).expect("a kind")).collect()
+    }
+
+    #[test]
+    fn two_kinds_have_kernels_of_their_own() {
+        let name = |types: &[QuantType], pair, ahead| kernel(&packed(types), pair, ahead).1;
+        assert_eq!(name(&[QuantType::Q4K, QuantType::Q4K, QuantType::Q6K], false, true), "product_row_q4_k_q6_k_ahead");
+        assert_eq!(name(&[QuantType::Q8_0], false, false), "product_row_q8_0");
+        assert_eq!(name(&[QuantType::Q5_0, QuantType::Q5_0], true, true), "product_row_pair_q5_0_q8_0_ahead");
+        assert_eq!(name(&[QuantType::Q4K, QuantType::Q8_0], false, true), "product_row");
+        assert_eq!(kernel(&packed(&[QuantType::F16]), true, true), ("product_row", "product_row_pair".to_string()));
+        let source = include_str!("../../../kernels/product_row_kinds.cu");
+        for (_, ending) in KINDS {
+            assert!(source.contains(&format!("PRODUCT_ROW(_{ending}, ")), "{ending}");
+            assert!(source.contains(&format!("PRODUCT_ROW(_{ending}_ahead, ")), "{ending}");
+        }
+    }
+
+    #[test]
+    fn shared_memory_keeps_a_third_block_out() {
+        let shared_bytes = 227 << 10;
+        for blocks in 1..=4 {
+            let bytes = no_more_than(blocks, shared_bytes);
+            assert!(
+                (blocks + 1) * bytes > shared_bytes && blocks * (bytes + DECLARED_BYTES) <= shared_bytes,
+                "{blocks}"
+            );
+        }
+    }
+}
