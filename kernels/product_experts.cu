@@ -29,8 +29,8 @@ struct ExpertsArgs {
 
 namespace {
 
-constexpr int MAX_STAGES = 8, MAX_TEAMS = 4, TEAM = 4, PARTS = CHUNKS / TEAM;
-constexpr uint32_t STORE_ROWS = 4;
+[[maybe_unused]] constexpr int MAX_STAGES = 8, MAX_TEAMS = 4, TEAM = 4, PARTS = CHUNKS / TEAM;
+[[maybe_unused]] constexpr uint32_t STORE_ROWS = 4;
 
 struct Shared {
     uint64_t full[TEAM * MAX_TEAMS][MAX_STAGES], empty[TEAM * MAX_TEAMS][MAX_STAGES];

@@ -7,7 +7,7 @@
 #include "product_async.cuh"
 #include "route.cuh"
 
-constexpr int WARPS = 8, EACH = 4, KEPT = NORM_THREADS / (32 * WARPS), MOST_ROWS = 8;
+[[maybe_unused]] constexpr int WARPS = 8, EACH = 4, KEPT = NORM_THREADS / (32 * WARPS), MOST_ROWS = 8;
 
 struct RouteCluster {
     const float* hidden;  // [n, cols], cols a multiple of 8, up to PIECE * NORM_THREADS
