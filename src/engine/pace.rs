@@ -21,15 +21,13 @@ const SIZES: usize = 3 + 32;
 const CLASSES: usize = 10;
 /// The chunk while nothing is measured.
 const FIRST: usize = 64;
-/// Weights of a new measurement that is above the mean, and of one below: of chunks, and of steps, for it is worse to take too long
-/// than not long enough. And how many times the mean one may be at the most: what stalls once tells little of the next time.
-const CHUNK_WEIGHTS: [f64; 2] = [0.5, 0.25];
+/// Weights of a new measurement that is above the mean, and of one below: of chunks, and of steps, for a step is better taken for too short
+/// than for too long. And how many times the mean one may be at the most: what stalls once tells little of the next time.
+const CHUNK_WEIGHTS: [f64; 2] = [0.5, 0.5];
 const STEP_WEIGHTS: [f64; 2] = [0.1, 0.5];
 const OUTLIER: f64 = 1.5;
 /// Rows from which on a batch without answers says what a chunk costs. A smaller one waits for the host, as those beside answers do not.
 const TELLING: usize = 512;
-/// What is known of larger chunks loses this much of itself with each smaller one: in the end they are tried again.
-const OBLIVION: f64 = 0.0004;
 
 pub struct Pace {
     /// Steps that only decode, by their rows.
@@ -97,12 +95,26 @@ impl Pace {
             return;
         }
         let rest = if decode > 0 { self.step(decode).unwrap_or(0.0) } else { 0.0 };
-        let change = self.chunks[index].add((seconds - rest).max(seconds * 0.05), CHUNK_WEIGHTS);
+        let cost = (seconds - rest).max(seconds * 0.05);
+        let change = self.chunks[index].add(cost, CHUNK_WEIGHTS);
+        if decode > 0 {
+            self.shift(index, change);
+        }
+    }
+
+    /// The chunk of this size has become dearer by `change`, or cheaper: further on in a prompt all do, and at the next one's beginning. No
+    /// larger one is thought to cost more than it would if it had never been tried.
+    fn shift(&mut self, index: usize, change: f64) {
+        let a_row = match (self.points().last(), self.chunks[index].seconds) {
+            (Some(&(most, dearest)), Some(mean)) => (mean.max(dearest) / most.max(size(index) as f64), mean),
+            _ => return,
+        };
         for (other, cost) in self.chunks.iter_mut().enumerate().filter(|(other, _)| *other != index) {
-            // Further on in a prompt all chunks cost more.
-            let change = if decode > 0 { change } else { 0.0 };
-            let kept = if other > index { 1.0 - OBLIVION } else { 1.0 };
-            cost.seconds = cost.seconds.map(|s| ((s + change) * kept).max(0.0));
+            let most = match size(other).checked_sub(size(index)) {
+                Some(more) => a_row.1 + DOUBT * a_row.0 * more as f64,
+                None => f64::INFINITY,
+            };
+            cost.seconds = cost.seconds.map(|s| (s + change).clamp(0.0, most));
         }
     }
 
@@ -223,6 +235,29 @@ mod tests {
         }
         assert!(longest < 2.95, "{longest}");
         assert_eq!(pace.chunk(1, 32), 128);
+    }
+
+    #[test]
+    fn one_prompt_after_the_other_is_computed_as_fast() {
+        // As on a card, where the last chunk of a prompt costs a third more than its first.
+        let cost = |rows: usize, at: usize| {
+            let leap = if rows > 256 { 0.001 } else { 0.0 };
+            0.00145 + 0.0000055 * rows as f64 + 0.0000002 * at as f64 + leap
+        };
+        let mut pace = Pace::default();
+        for prompt in 0..9 {
+            let (mut at, mut steps, mut longest) = (0, 0, 0.0f64);
+            (0..3).for_each(|_| pace.observe(0, 32, 0.0014));
+            (0..4).for_each(|_| pace.observe(1024, 0, 0.0074));
+            while at < 4097 {
+                let rows = pace.chunk(1, 32).min(4097 - at);
+                longest = longest.max(1.0 + cost(rows, at) / 0.0014);
+                pace.observe(rows, 32, 0.0014 + cost(rows, at));
+                (at, steps) = (at + rows, steps + 1);
+            }
+            assert!(longest < 2.95, "{prompt}: {longest}");
+            assert!(steps <= 48, "{prompt}: {steps}");
+        }
     }
 
     #[test]
