@@ -32,7 +32,7 @@ program() {
 # The check of the products as $1, with more flags.
 products() {
     program "$@" tests/gpu/products.cu tests/gpu/timings.cu kernels/repack.cu kernels/prepare.cu kernels/product_small.cu \
-        kernels/product_row.cu kernels/product_row_kinds.cu kernels/product_rows.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_many_*.cu \
+        kernels/product_row.cu kernels/product_row_kinds.cu kernels/product_rows.cu kernels/product_panels.cu kernels/product_batch.cu kernels/product_split.cu kernels/product_many_*.cu \
         kernels/product_prefill*.cu
 }
 

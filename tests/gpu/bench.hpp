@@ -66,8 +66,6 @@ ROW_KERNELS(_q5_0_q8_0)
 ROW_KERNELS(_q5_0_q8_0_ahead)
 ROW_KERNELS(_q4_k_q6_k)
 ROW_KERNELS(_q4_k_q6_k_ahead)
-extern "C" __global__ void product_rows(const __grid_constant__ RowsArgs args);
-extern "C" __global__ void product_rows_pair(const __grid_constant__ RowsArgs args);
 extern "C" __global__ void product_batch(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_batch_pair(const __grid_constant__ ProductArgs args);
 extern "C" __global__ void product_split(const __grid_constant__ ProductArgs args);
@@ -274,38 +272,6 @@ inline void run_row(RowArgs r, int ring, int blocks, bool dependent, cudaStream_
     const bool dense = warps == 8 || (int)units > multiprocessors();
     const size_t shared = std::max<size_t>(steps_of(a.cols) * 128 + a.stages * stage, dense ? 227 * 1024 / (together + 1) + 1024 : 0);
     launch(row_kernels(a, own).kernels[pair + 2 * ((int)units == grid)], dim3(grid), 32 * (warps + 2), shared, r, dependent, stream);
-}
-
-// product_rows.cu: up to `blocks` blocks of `bytes` of shared memory at the most, of up to so many teams; x is kept whole where it has to be, or
-// serves many units and takes no more than `resident` bytes. False where there is no room.
-inline bool run_rows(RowsArgs r, int bytes, int resident, int teams, bool dependent, cudaStream_t stream, int blocks = multiprocessors()) {
-    ProductArgs& a = r.product;
-    const bool pair = a.act >= ACT_SILU && a.act <= ACT_CLAMPED;
-    uint32_t units = 0;
-    bool f16 = false;
-    a.slot_bytes = 0;
-    for (uint32_t i = 0; i < a.matrices; ++i) {
-        a.matrix[i].first_unit = pair ? 0 : units;
-        if (!pair || i == 0) units += a.matrix[i].tiles;
-        a.slot_bytes = std::max(a.slot_bytes, a.matrix[i].piece_bytes), f16 |= a.matrix[i].kind == KIND_F16;
-    }
-    const int records = records_of(a.cols), parts = std::min(8, records), x = records * 512 * a.tokens, grid = std::min<int>(units, blocks);
-    teams = std::min(teams, 16 / parts);
-    teams = std::min<int>(teams, (units + grid - 1) / grid);
-    r.resident = pair || f16 || ((int)units > 2 * grid && x <= resident);
-    if (!r.resident) a.slot_bytes += 512 * a.tokens;
-    const int beside = r.resident ? x : 0;
-    if (f16) teams = 1;
-    for (;; --teams) {
-        // No more than a block has to do, and fewer teams rather than rings of one stage.
-        const int most = (units + grid * teams - 1) / (grid * teams) * (pair ? 2 : 1) * (f16 ? 4 : 1) * ((records + parts - 1) / parts);
-        a.units = units, a.stages = std::min(std::min(16, most), (bytes - beside) / (parts * teams * (int)a.slot_bytes));
-        if (teams == 1 || (int)a.stages >= std::min(2, most)) break;
-    }
-    const int stage = parts * teams * a.slot_bytes;
-    if ((int)a.stages < 1) return false;
-    launch(pair ? product_rows_pair : product_rows, dim3(grid), 32 * (parts * teams + 5), beside + a.stages * stage, r, dependent, stream);
-    return true;
 }
 
 // product_many of `n` rows a block, the parts of the columns in clusters of so many blocks; a ring for `blocks` of them a multiprocessor; kernel null where there is no room.

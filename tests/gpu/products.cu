@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "bench.hpp"
+#include "rows.hpp"
 
 void time_decode();
 void time_many();
@@ -111,34 +111,42 @@ static void check_rows(const Case& c) {
         for (size_t i = 0; i < same; ++i) differ += first[i] != b[i];
         expect(differ == 0, ("elements unlike those of 64 rows, " + std::to_string(r.tokens) + " rows").c_str(), c.name(), (double)differ);
     }
-    for (int way = 0; way < 6; ++way) {
-        if (!has_clusters()) break;  // product_row is empty there too
-        const bool plain = way % 2, own = way < 4;
-        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, 1, c.cols, 8, 2));
-        y.fill(0xff);
-        RowArgs r = {};
-        r.product = arguments(c.cols, 1, px->data, 8);
-        r.product.matrix[0] = matrix.m, r.product.matrix[0].out = y.data, r.product.matrix[0].out_stride = c.rows;
-        if (plain) r.hidden = xs.data;
-        run_row(r, 64 << 10, 1, false, 0, own, way < 2 ? 3 : 1 << 30);
+    const auto expect_same = [&](int tokens, const std::string& what) {
         const auto b = bits(y.get());
         size_t differ = 0;
-        for (int i = 0; i < c.rows; ++i) differ += first[i] != b[i];
-        expect(differ == 0, ("elements unlike, one row in way " + std::to_string(way)).c_str(), c.name(), (double)differ);
+        for (int i = 0; i < tokens * c.rows; ++i) differ += first[i] != b[i];
+        expect(differ == 0, ("elements unlike those of 64 rows, " + what + " " + std::to_string(tokens)).c_str(), c.name(), (double)differ);
+    };
+    const auto over = [&](int tokens, const uint8_t* x, int stride) {
+        y.fill(0xff);
+        ProductArgs a = arguments(c.cols, tokens, x, stride);
+        a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+        return a;
+    };
+    for (int way = 0; way < 6; ++way) {
+        if (!has_clusters()) break;  // product_row is empty there too
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, 1, c.cols, 8, 2));
+        RowArgs r = {};
+        r.product = over(1, px->data, 8);
+        if (way % 2) r.hidden = xs.data;
+        run_row(r, 64 << 10, 1, false, 0, way < 4, way < 2 ? 3 : 1 << 30);
+        expect_same(1, "one row in way " + std::to_string(way) + ",");
     }
     const struct { int tokens, teams; bool resident; } rows[] = {{1, 1, false}, {2, 2, true}, {5, 4, false}, {8, 2, false}, {7, 1, true}, {8, 4, true}};
     for (const auto& r : rows) {
         if (!has_clusters()) break;
         std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, r.tokens + 1, 2));
-        y.fill(0xff);
         RowsArgs a = {};
-        a.product = arguments(c.cols, r.tokens, px->data, r.tokens + 1);
-        a.product.matrix[0] = matrix.m, a.product.matrix[0].out = y.data, a.product.matrix[0].out_stride = c.rows;
+        a.product = over(r.tokens, px->data, r.tokens + 1);
         expect(run_rows(a, 180 << 10, r.resident ? 128 << 10 : 0, r.teams, false, 0, r.tokens == 1 ? 132 : 3), "no room", c.name(), r.tokens);
-        const auto b = bits(y.get());
-        size_t differ = 0;
-        for (int i = 0; i < r.tokens * c.rows; ++i) differ += first[i] != b[i];
-        expect(differ == 0, ("elements unlike, rows " + std::to_string(r.tokens)).c_str(), c.name(), (double)differ);
+        expect_same(r.tokens, "rows");
+    }
+    const struct { int tokens, teams, blocks; } panels[] = {{9, 1, 132}, {16, 4, 3}, {32, 2, 5}, {21, 4, 3}, {64, 1, 3}, {47, 2, 132}};
+    for (const auto& r : panels) {
+        const int stride = (r.tokens + 7) / 8 * 8;
+        std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, stride, 3));
+        if (!has_clusters() || !run_panels(over(r.tokens, px->data, stride), 218 << 10, r.teams, 1, false, 0, r.blocks)) continue;
+        expect_same(r.tokens, "panels");
     }
     double prefill = 0;
     // Another instruction, the same bits.

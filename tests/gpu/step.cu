@@ -1,16 +1,16 @@
 // A decode step of one to 64 sequences at the sizes of real models, with made-up weights: the product's kernels in the order in which
 // src/device/cuda queues them, in a graph. Checks that all ways to make products give the same bits, and with `parts` says what each
-// kind of kernel costs: the step's time less that of the step without it. Of several rows it tries other cuts of each product, too.
+// kind of kernel costs: the step's time less that of the step without it. With `cuts` it tries other cuts of each product of few rows.
 //
 //   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a tests/gpu/step.cu \
-//       kernels/{prepare,product_small,product_row,product_row_kinds,product_rows,product_many_16,product_many_32,product_many_64,attend_decode,sample}.cu
-//   step [parts] [rows=N] [model ..]
+//       kernels/{prepare,product_small,product_row,product_row_kinds,product_rows,product_panels,product_many_*,attend_decode,sample}.cu
+//   step [parts] [cuts] [rows=N] [model ..]
 #include <functional>
 #include <memory>
 #include <string>
 
 #include "../../kernels/attend.cuh"
-#include "bench.hpp"
+#include "rows.hpp"
 
 struct DrawSpec {
     int slot, output;
@@ -101,11 +101,7 @@ Plan many_of(const ProductArgs& a, int n) {
 
 struct Way {
     bool row = false;            // product_row in place of prepare and product_small
-    // product_many's cuts of these parts of more than 8 rows; cluster 0: as src/device/cuda/many.rs chooses.
-    struct Cut {
-        bool wide = false;
-        int cluster = 0, blocks = 1;
-    } cuts[5];
+    bool panels = false;  // product_panels where rows can be kept
     // product_rows for these parts.
     struct Rows {
         bool on = false;
@@ -227,9 +223,8 @@ struct Step {
             if (!in.records)
                 launch(prepare, dim3(n), 512, 0, PrepareArgs{hidden, in.norm, nullptr, input, nullptr, a.cols, a.cols, a.x_stride, 1, 1, 3, 1e-5f, 1}, true, stream);
             if (store == STORE_RECORDS) a.store = STORE_PANELS;
-            const Way::Cut& cut = way.cuts[part];
-            const Plan p = cut.cluster ? plan_many(a, cut.wide || pair, 0, n, cut.cluster, cut.blocks) : Plan();
-            return run(p.kernel ? p : many_of(a, n), true, stream);
+            if (way.panels && run_panels(a, 218 << 10, 4, 2, true, stream)) return;
+            return run(many_of(a, n), true, stream);
         }
         if (!way.row) {
             const Way::Rows& w = way.rows[part];
@@ -338,13 +333,15 @@ int main(int argc, char** argv) {
     CHECK(cudaGetDeviceProperties(&properties, 0));
     std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
     std::vector<std::string> names;
-    bool with_parts = false;
+    bool with_parts = false, cuts = false;
     std::vector<int> positions = {100, 4096};
     int n = 1;
     for (int i = 1; i < argc; ++i) {
         const std::string a = argv[i];
         if (a == "parts")
             with_parts = true;
+        else if (a == "cuts")
+            cuts = true;
         else if (a.rfind("rows=", 0) == 0)
             n = std::atoi(a.c_str() + 5), positions = {100, 224};
         else
@@ -359,16 +356,9 @@ int main(int argc, char** argv) {
             const auto want = step.result(before);
             report(n > 8 ? "product_many" : "prepare + product_small", step, before, want, with_parts);
             if (n > 8) {
-                const char* names[5] = {"qkv", "o", "pair", "down", "head"};
-                for (int part = 0; part < 5; ++part)
-                    for (const Way::Cut cut : {Way::Cut{false, 8, 2}, {false, 4, 2}, {false, 2, 2}, {false, 1, 2}, {true, 8, 1}, {true, 4, 1}, {true, 2, 1}, {true, 1, 1}, {true, 8, 2}}) {
-                        if (part == PAIR && !cut.wide) continue;
-                        Way w;
-                        w.cuts[part] = cut;
-                        char text[64];
-                        std::snprintf(text, sizeof text, "  %s %s%d x %d", names[part], cut.wide ? "wide " : "", cut.cluster, cut.blocks);
-                        report(text, step, w, want, false);
-                    }
+                Way panels;
+                panels.panels = true;
+                report("product_panels", step, panels, want, with_parts);
                 continue;
             }
             if (n == 1) {
@@ -381,7 +371,7 @@ int main(int argc, char** argv) {
             for (auto& r : all.rows) r.on = true;
             all.rows[PAIR].kb = 140;
             report("rows", step, all, want, with_parts);
-            if (position != 100 || names.empty()) continue;
+            if (position != 100 || !cuts) continue;
             const char* kinds[5] = {"qkv", "o", "pair", "down", "head"};
             const auto with = [&](int part, const char* what, const std::function<void(Way::Rows&)>& change) {
                 Way w = all;

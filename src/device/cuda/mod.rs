@@ -19,6 +19,7 @@ mod kv;
 mod many;
 mod memory;
 mod packed;
+mod panels;
 mod params;
 mod pass;
 mod place;

@@ -200,6 +200,7 @@ impl Run<'_> {
             return Ok(());
         }
         match way {
+            Way::Many if group.items.is_none() && self.launch_panels(args, &sizes, pair)? => Ok(()),
             Way::Many => self.launch_many(args, &sizes, pair, group.items),
             Way::Prompt if self.launch_few(&mut args, &sizes, pair, group.items)? => Ok(()),
             _ => self.launch_packed(args, &sizes, (pair, way), group.items),

@@ -11,11 +11,11 @@ use super::ways::{Kernel, SMALL_ROWS, Way};
 use crate::error::Result;
 
 /// Parts of the columns, each a warp of a team's, and warps of a block that multiply.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 const WARPS: usize = 16;
 /// Warps beside those: one asks for weights, four store sums.
-const HELPERS: usize = 5;
-const MAX_STAGES: usize = 16;
+pub(super) const HELPERS: usize = 5;
+pub(super) const MAX_STAGES: usize = 16;
 /// Shared memory of a block, as measured (tests/bench/gpu-many.md), and what the kernels declare.
 const BLOCK_BYTES: usize = 190 << 10;
 const PAIR_BYTES: usize = 140 << 10;
