@@ -156,9 +156,7 @@ static void check_rows(const Case& c) {
         if (!has_prefill()) break;
         const int stride = (r.tokens + 7) / 8 * 8;
         std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, stride, 3));
-        y.fill(0xff);
-        ProductArgs a = arguments(c.cols, r.tokens, px->data, stride);
-        a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+        ProductArgs a = over(r.tokens, px->data, stride);
         const Plan plan = plan_many(a, r.wide, 0, r.n, r.cluster, 1);
         expect(plan.kernel || r.cluster == 2, "no room", c.name(), r.n);
         if (!plan.kernel) continue;
@@ -178,9 +176,7 @@ static void check_rows(const Case& c) {
         std::vector<uint32_t> all;
         for (int tokens : {200, 1, 128, 150}) {
             std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, tokens, c.cols, (tokens + 7) / 8 * 8, 3));
-            y.fill(0xff);
-            ProductArgs a = arguments(c.cols, tokens, px->data, (tokens + 7) / 8 * 8);
-            a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+            ProductArgs a = over(tokens, px->data, (tokens + 7) / 8 * 8);
             run(plan_for(a, tokens == 150 ? Path::prefill_wide : Path::prefill, 0));
             auto got = y.get();
             got.resize((size_t)tokens * c.rows);
@@ -197,9 +193,7 @@ static void check_rows(const Case& c) {
         for (const auto& r : few) {
             const int stride = (r.tokens + 7) / 8 * 8;
             std::unique_ptr<Buffer<uint8_t>> px(prepared(xs, r.tokens, c.cols, stride, 3));
-            y.fill(0xff);
-            ProductArgs a = arguments(c.cols, r.tokens, px->data, stride);
-            a.matrix[0] = matrix.m, a.matrix[0].out = y.data, a.matrix[0].out_stride = c.rows;
+            ProductArgs a = over(r.tokens, px->data, stride);
             run(plan_few(a, 0, r.n, 1));
             const auto got = y.get();
             size_t differ = 0;

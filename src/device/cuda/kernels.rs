@@ -31,7 +31,7 @@ pub(super) struct Abilities {
     pub clusters: bool,
     /// Hopper's tensor cores, and its shared memory.
     pub wgmma: bool,
-    /// product_rows.cu, if it is wanted.
+    /// product_rows.cu and product_panels.cu, if they are wanted.
     pub few_rows: bool,
 }
 

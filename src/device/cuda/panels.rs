@@ -137,7 +137,7 @@ mod tests {
             work.shape(132, 227 << 10).map(|s| (s.rows, s.warps, s.blocks))
         };
         assert_eq!(of(896, 32), Some((32, 12, 132)));
-        assert_eq!(of(896, 64), Some((64, 8, 132)));
+        assert_eq!(of(896, 64), Some((64, 4, 132)));
         assert_eq!((of(4096, 32), of(2048, 64)), (None, None));
     }
 }

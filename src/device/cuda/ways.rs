@@ -68,7 +68,7 @@ pub(super) struct Rings {
     pub shared_bytes: usize,
 }
 
-/// Whether 2 to 8 rows may go through product_rows.cu: unless WORKER_ORCD_CUDA_FEW_ROWS is `off`.
+/// Whether 2 to 64 rows may go through product_rows.cu and product_panels.cu: unless WORKER_ORCD_CUDA_FEW_ROWS is `off`.
 pub(super) fn few_rows_wanted() -> bool {
     std::env::var("WORKER_ORCD_CUDA_FEW_ROWS").map_or(true, |v| v != "off")
 }
