@@ -18,8 +18,9 @@ const HELPERS: usize = 2;
 const MAX_STAGES: usize = 16;
 /// Records of a row up to which gate and up by warps of their own are faster.
 const SHORT_RECORDS: usize = 3;
-/// Blocks of eight warps that a multiprocessor takes of one launch.
+/// Blocks of eight warps that a multiprocessor takes of one launch, and of any.
 const BLOCKS: usize = 2;
+const MOST_BLOCKS: usize = 4;
 const STEP_COLS: usize = 64;
 /// Bytes under way to a block until its row is there: few, or the row comes after them.
 const QUIET_BYTES: usize = 20 << 10;
@@ -89,7 +90,7 @@ impl Run<'_> {
         args.stages = args.stages.min((room / (warps * piece)) as u32).max(2);
         let wanted = row_bytes(args.cols as usize) + args.stages as usize * warps * piece;
         let multiprocessors = gpu.card.multiprocessors.max(1);
-        let together = BLOCKS * WARPS / warps;
+        let together = (BLOCKS * WARPS / warps).min(MOST_BLOCKS);
         let dense = warps == WARPS || units > multiprocessors;
         let shared_bytes = wanted.max(if dense { no_more_than(together, gpu.card.shared_bytes) } else { 0 });
         let quiet = QUIET_BYTES / piece.max(1);
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn shared_memory_keeps_a_third_block_out() {
         let shared_bytes = 227 << 10;
-        for blocks in 1..=4 {
+        for blocks in 1..=MOST_BLOCKS {
             let bytes = no_more_than(blocks, shared_bytes);
             assert!(
                 (blocks + 1) * bytes > shared_bytes && blocks * (bytes + DECLARED_BYTES) <= shared_bytes,
